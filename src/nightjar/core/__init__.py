@@ -1,0 +1,1 @@
+"""What a pipeline is: specs, contracts, checks, plans, records. Light: imports no engine."""

@@ -1,0 +1,648 @@
+"""Data contracts: Open Data Contract Standard v3.1 files, compiled to columns and neutral checks.
+
+Every key of a contract is enforced, or is one that only describes; anything else is a fault that
+names it. What each severity does: `critical` stops the run, `error` quarantines the row (row
+rules alone), `warning` is reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import available_timezones
+
+import pydantic
+from open_data_contract_standard.model import (
+    CustomProperty,
+    DataQuality,
+    OpenDataContractStandard,
+    SchemaObject,
+    SchemaProperty,
+    ServiceLevelAgreementProperty,
+)
+
+from nightjar.core.checks import (
+    Bounds,
+    Castable,
+    DatasetRule,
+    DataType,
+    Duplicates,
+    Fresh,
+    InRange,
+    Invalid,
+    LengthWithin,
+    Matches,
+    NotNull,
+    Nulls,
+    OneOf,
+    Quarantined,
+    RowCheck,
+    RowCount,
+    RowRule,
+    RowRulesHold,
+    Severity,
+)
+from nightjar.core.documents import Document, Location, load
+from nightjar.core.errors import Fault, SpecError, near
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+_TYPES = {
+    "string": ("string",),
+    "integer": ("bigint", "int", "smallint"),
+    "number": ("double", "float", "decimal"),
+    "boolean": ("boolean",),
+    "date": ("date",),
+    "timestamp": ("timestamp",),
+}
+_OPTIONS = {
+    "string": {"minLength", "maxLength", "pattern"},
+    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+    "boolean": set[str](),
+    "date": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format"},
+    "timestamp": {
+        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format", "timezone",
+        "defaultTimezone",
+    },
+}  # fmt: skip
+_DESCRIBING = {"id", "description", "tags", "businessName", "authoritativeDefinitions"}
+_READ = {
+    OpenDataContractStandard: _DESCRIBING
+    | {"version", "kind", "apiVersion", "name", "status", "schema", "domain", "dataProduct"}
+    | {"tenant", "team", "support", "slaProperties", "contractCreatedTs"},
+    SchemaObject: _DESCRIBING
+    | {"name", "physicalType", "logicalType", "physicalName", "properties", "quality"}
+    | {"dataGranularityDescription"},
+    SchemaProperty: _DESCRIBING
+    | {"name", "physicalType", "logicalType", "logicalTypeOptions", "required", "unique"}
+    | {"primaryKey", "primaryKeyPosition", "classification", "criticalDataElement"}
+    | {"customProperties", "examples", "quality"},
+    DataQuality: _DESCRIBING
+    | {"name", "dimension", "businessImpact", "severity", "type", "unit", "metric", "arguments"}
+    | {"engine", "implementation", "mustBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo"}
+    | {"mustBeLessThan", "mustBeLessOrEqualTo", "mustBeBetween"},
+    ServiceLevelAgreementProperty: {"id", "property", "value", "unit", "element", "description"},
+    CustomProperty: {"id", "property", "value", "description"},
+}
+_ROW_QUALITY = {"invalidValues", "nullValues", "missingValues"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a dataset. `after_event` marks what is known only once the event is over."""
+
+    name: str
+    type: DataType
+    required: bool = False
+    description: str = ""
+    pii: bool = False
+    after_event: bool = False
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one dataset must be."""
+
+    dataset: str
+    version: str
+    digest: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+    row_rules: tuple[RowRule, ...]
+    dataset_rules: tuple[DatasetRule, ...]
+    description: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def after_event(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.columns if column.after_event)
+
+    def column(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+
+def load_contract(path: Path, shown: str | None = None) -> Contract:
+    """Compile the contract at `path`.
+
+    Raises:
+        SpecError: with every fault of the file: not ODCS v3.1, an unknown key, or a rule that
+            cannot be enforced.
+    """
+    document = load(path, shown)
+    faults = list(_unknown_keys(document, (), document.data, OpenDataContractStandard))
+    if faults:
+        raise SpecError(faults=faults)
+    try:
+        model = OpenDataContractStandard.model_validate(document.data)
+    except pydantic.ValidationError as error:
+        raise SpecError(
+            faults=[document.fault(tuple(e["loc"]), e["msg"].lower()) for e in error.errors()]
+        ) from error
+    compiler = _Compiler(document, model)
+    contract = compiler.contract()
+    if compiler.faults:
+        raise SpecError(faults=compiler.faults)
+    return contract
+
+
+def _unknown_keys(
+    document: Document, at: Location, data: Any, model: type[pydantic.BaseModel]
+) -> Iterator[Fault]:
+    """Keys that ODCS does not have, and keys that it has but nothing here enforces."""
+    if not isinstance(data, dict):
+        shown = "nothing" if data is None else f"{type(data).__name__} {str(data)[:40]!r}"
+        yield document.fault(at, f"found {shown}; expected a mapping of keys to values")
+        return
+    standard = {f.alias or n: f for n, f in model.model_fields.items()}
+    read = _READ.get(model)
+    for key, value in data.items():
+        here = (*at, key)
+        if key not in standard:
+            known = read or standard
+            yield document.fault(here, f"unknown key '{key}'", near(key, known))
+        elif read is not None and key not in read:
+            yield document.fault(
+                here,
+                f"'{key}' is in the standard, but nothing here enforces it",
+                "remove it, or say the same with: " + ", ".join(sorted(read - _DESCRIBING)),
+            )
+        else:
+            child = _CHILDREN.get((model, key))
+            if child is not None:
+                if not isinstance(value, list):
+                    yield document.fault(here, f"'{key}' must be a list")
+                    continue
+                for i, item in enumerate(value):
+                    yield from _unknown_keys(document, (*here, i), item, child)
+
+
+_CHILDREN: dict[tuple[type[pydantic.BaseModel], str], type[pydantic.BaseModel]] = {
+    (OpenDataContractStandard, "schema"): SchemaObject,
+    (OpenDataContractStandard, "slaProperties"): ServiceLevelAgreementProperty,
+    (SchemaObject, "properties"): SchemaProperty,
+    (SchemaObject, "quality"): DataQuality,
+    (SchemaProperty, "quality"): DataQuality,
+    (SchemaProperty, "customProperties"): CustomProperty,
+}
+
+
+class _Compiler:
+    """Turns one validated ODCS model into a Contract, collecting faults on the way."""
+
+    def __init__(self, document: Document, model: OpenDataContractStandard) -> None:
+        self.document = document
+        self.model = model
+        self.faults: list[Fault] = []
+        self.dataset = ""
+        self.row_rules: list[RowRule] = []
+        self.dataset_rules: list[DatasetRule] = []
+
+    def fault(self, at: Location, problem: str, suggestion: str = "") -> None:
+        self.faults.append(self.document.fault(at, problem, suggestion))
+
+    def contract(self) -> Contract:
+        self._header()
+        tables = self.model.schema_ or []
+        if len(tables) != 1:
+            self.fault(("schema",), f"found {len(tables)} tables; a contract describes one")
+        table = tables[0] if tables else SchemaObject(name="", properties=[])
+        self.dataset = table.name or ""
+        if not NAME.fullmatch(self.dataset):
+            self.fault(
+                ("schema", 0, "name"),
+                f"dataset name {self.dataset!r} is not a lower-case word",
+                "use letters, digits and '_', beginning with a letter",
+            )
+        columns = self._columns(table.properties or [])
+        keyed = [(p.primaryKeyPosition or 0, p.name or "") for p in table.properties or []
+                 if p.primaryKey]  # fmt: skip
+        key = tuple(name for _, name in sorted(keyed, key=lambda pair: pair[0]))
+        if key:
+            self._add_dataset(
+                "primary_key",
+                Duplicates(key, Bounds(0, 0)),
+                Severity.CRITICAL,
+                f"each ({', '.join(key)}) stands once",
+            )
+        for i, quality in enumerate(table.quality or []):
+            self._quality(("schema", 0, "quality", i), quality, None)
+        for i, sla in enumerate(self.model.slaProperties or []):
+            self._sla(("slaProperties", i), sla, {c.name: c for c in columns})
+        if self.row_rules:
+            self.dataset_rules.append(
+                DatasetRule(
+                    f"{self.dataset}.row_rules",
+                    RowRulesHold(tuple(self.row_rules)),
+                    Severity.CRITICAL,
+                    f"no kept row breaks any of the {len(self.row_rules)} row rules",
+                )
+            )
+        self._refuse_repeated_ids()
+        return Contract(
+            dataset=self.dataset,
+            version=self.model.version or "",
+            digest=hashlib.sha256(self.document.path.read_bytes()).hexdigest(),
+            columns=tuple(columns),
+            primary_key=key,
+            row_rules=tuple(self.row_rules),
+            dataset_rules=tuple(self.dataset_rules),
+            description=(table.description or "").strip(),
+        )
+
+    def _header(self) -> None:
+        if self.model.kind != "DataContract":
+            self.fault(("kind",), f"kind is {self.model.kind!r}; expected 'DataContract'")
+        if not (self.model.apiVersion or "").startswith("v3.1."):
+            found = self.model.apiVersion
+            self.fault(("apiVersion",), f"apiVersion is {found!r}; expected 'v3.1.0'")
+        for key in ("id", "version", "status"):
+            if not getattr(self.model, key):
+                self.fault((), f"'{key}' is missing")
+
+    # -- columns -----------------------------------------------------------------------------
+
+    def _columns(self, properties: list[SchemaProperty]) -> list[Column]:
+        columns: list[Column] = []
+        for i, prop in enumerate(properties):
+            at: Location = ("schema", 0, "properties", i)
+            name = prop.name or ""
+            if not NAME.fullmatch(name):
+                self.fault(
+                    (*at, "name"), f"column name {name!r} is not a lower-case word",
+                    "use letters, digits and '_', beginning with a letter",
+                )  # fmt: skip
+            if name in {c.name for c in columns}:
+                self.fault((*at, "name"), f"column '{name}' stands twice")
+            kind = self._type(at, prop)
+            required = bool(prop.required or prop.primaryKey)
+            columns.append(
+                Column(
+                    name,
+                    kind,
+                    required,
+                    (prop.description or "").strip(),
+                    pii="pii" in (prop.tags or []) or (prop.classification or "").lower() == "pii",
+                    after_event=self._after_event(at, prop),
+                )
+            )
+            self._options(at, prop, kind, required)
+            if prop.unique:
+                self._add_dataset(
+                    f"{name}.unique",
+                    Duplicates((name,), Bounds(0, 0)),
+                    Severity.CRITICAL,
+                    f"each {name} stands once",
+                )
+            for j, quality in enumerate(prop.quality or []):
+                self._quality((*at, "quality", j), quality, name)
+        if not columns:
+            self.fault(("schema", 0), "the table has no properties")
+        return columns
+
+    def _type(self, at: Location, prop: SchemaProperty) -> DataType:
+        logical = prop.logicalType or ""
+        if logical not in _TYPES:
+            self.fault(
+                (*at, "logicalType"),
+                f"column '{prop.name}': logicalType {logical!r} cannot be enforced",
+                near(logical, _TYPES),
+            )
+            return DataType("string")
+        allowed = _TYPES[logical]
+        written = (prop.physicalType or allowed[0]).strip().lower()
+        match = re.fullmatch(r"([a-z]+)(?:\(\s*(\d+)\s*,\s*(\d+)\s*\))?", written)
+        name = match[1] if match else written
+        name = {"integer": "int", "long": "bigint", "short": "smallint"}.get(name, name)
+        if not match or name not in allowed or (name == "decimal") != bool(match[2]):
+            shown = [t if t != "decimal" else "decimal(precision,scale)" for t in allowed]
+            self.fault(
+                (*at, "physicalType"),
+                f"column '{prop.name}': {written!r} is no physical type of {logical}",
+                "use one of: " + ", ".join(shown),
+            )
+            return DataType(allowed[0])
+        if name == "decimal" and not 0 <= int(match[3]) <= int(match[2]) <= 38:
+            self.fault((*at, "physicalType"), f"{written}: 0 <= scale <= precision <= 38")
+            return DataType("double")
+        return DataType(name, int(match[2] or 0), int(match[3] or 0))
+
+    def _after_event(self, at: Location, prop: SchemaProperty) -> bool:
+        result = False
+        for i, custom in enumerate(prop.customProperties or []):
+            here = (*at, "customProperties", i)
+            if custom.property != "knownAfterEvent":
+                self.fault(
+                    here, f"custom property '{custom.property}' means nothing here",
+                    near(custom.property or "", ["knownAfterEvent"]),
+                )  # fmt: skip
+            elif not isinstance(custom.value, bool):
+                self.fault(here, f"knownAfterEvent is {custom.value!r}; expected true or false")
+            else:
+                result = custom.value
+        return result
+
+    def _options(self, at: Location, prop: SchemaProperty, kind: DataType, required: bool) -> None:
+        name, logical = prop.name or "", prop.logicalType or ""
+        options = prop.logicalTypeOptions or {}
+        for key in options.keys() - _OPTIONS.get(logical, set()):
+            self.fault(
+                (*at, "logicalTypeOptions", key),
+                f"column '{name}': option '{key}' cannot be enforced on a {logical}",
+                near(key, _OPTIONS.get(logical, set())),
+            )
+        pattern, zone = options.get("format"), options.get("defaultTimezone")
+        if logical == "timestamp" and (zone is None) != (options.get("timezone") is True):
+            self.fault(
+                at,
+                f"column '{name}': a timestamp says either 'timezone: true' (each value carries "
+                "its offset) or a 'defaultTimezone'",
+                "write one of them under logicalTypeOptions",
+            )
+        if zone is not None and zone not in available_timezones():
+            self.fault(
+                (*at, "logicalTypeOptions", "defaultTimezone"),
+                f"column '{name}': no time zone {zone!r}", near(str(zone), available_timezones()),
+            )  # fmt: skip
+        checks: list[RowCheck] = []
+        if kind.name != "string":
+            checks.append(Castable(name, kind, pattern, zone))
+        if required:
+            checks.append(NotNull(name))
+        checks += self._range(at, prop, options, kind)
+        low, high = options.get("minLength"), options.get("maxLength")
+        if low is not None or high is not None:
+            checks.append(LengthWithin(name, low, high))
+        if options.get("pattern") is not None:
+            check = self._pattern((*at, "logicalTypeOptions", "pattern"), name, options["pattern"])
+            checks += [check] if check else []
+        self.row_rules += [RowRule(f"{self.dataset}.{name}.{c.kind}", c) for c in checks]
+
+    def _range(
+        self, at: Location, prop: SchemaProperty, options: dict[str, Any], kind: DataType
+    ) -> list[RowCheck]:
+        names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+        given = {n: options[n] for n in names if n in options}
+        for option, value in given.items():
+            good = (
+                isinstance(value, int | float) and not isinstance(value, bool)
+                if kind.is_number
+                else isinstance(value, str) and _is_iso(value, kind)
+            )
+            if not good:
+                self.fault(
+                    (*at, "logicalTypeOptions", option),
+                    f"column '{prop.name}': {option} is {value!r}; expected a {kind}"
+                    + ("" if kind.is_number else " in ISO 8601"),
+                )
+                return []
+        for pair in (names[:2], names[2:]):
+            if set(pair) <= given.keys():
+                self.fault((*at, "logicalTypeOptions"), f"say either {pair[0]} or {pair[1]}")
+        if not given:
+            return []
+        return [
+            InRange(
+                prop.name or "",
+                given.get("minimum", given.get("exclusiveMinimum")),
+                given.get("maximum", given.get("exclusiveMaximum")),
+                "exclusiveMinimum" in given,
+                "exclusiveMaximum" in given,
+            )
+        ]
+
+    def _pattern(self, at: Location, column: str, pattern: Any) -> Matches | None:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            self.fault(at, f"column '{column}': {pattern!r} is no regular expression: {error}")
+            return None
+        if re.search(r"\(\?P|\(\?\(|\\Z|\\z", pattern):
+            self.fault(at, f"column '{column}': {pattern!r} means another thing in Java")
+            return None
+        return Matches(column, pattern)
+
+    # -- quality and service levels --------------------------------------------------------------
+
+    def _quality(self, at: Location, quality: DataQuality, column: str | None) -> None:
+        if quality.type == "text":
+            return
+        severity = self._severity(at, quality)
+        bounds = self._bounds(at, quality)
+        if severity is None or bounds is None:
+            return
+        row_rule = severity is Severity.ERROR
+        check = self._quality_check(at, quality, column, bounds)
+        if check is None:
+            return
+        if row_rule:
+            row_check: RowCheck | None = None
+            if isinstance(check, Invalid) and bounds == Bounds(0, 0):
+                row_check = check.check
+            elif isinstance(check, Nulls) and bounds == Bounds(0, 0):
+                row_check = NotNull(check.column)
+            if row_check is None:
+                self.fault(
+                    at,
+                    "severity 'error' quarantines single rows, and this rule counts many",
+                    "use severity critical or warning; or metric invalidValues with mustBe: 0",
+                )
+                return
+            kind = row_check.kind if quality.name is None else quality.name
+            self.row_rules.append(RowRule(f"{self.dataset}.{row_check.column}.{kind}", row_check))
+            return
+        label = quality.name or quality.metric or str(quality.implementation)
+        text = quality.description or f"{quality.metric or quality.implementation}: {bounds}"
+        self._add_dataset(
+            f"{column}.{label}" if column else label, check, severity, text.strip()
+        )
+
+    def _quality_check(
+        self, at: Location, quality: DataQuality, column: str | None, bounds: Bounds
+    ) -> RowCount | Duplicates | Nulls | Invalid | Quarantined | None:
+        if quality.type == "custom":
+            return self._custom(at, quality, bounds)
+        if quality.type not in (None, "library"):
+            self.fault(
+                (*at, "type"), f"quality type '{quality.type}' cannot be enforced",
+                "use type library, text, or custom with engine nightjar",
+            )  # fmt: skip
+            return None
+        arguments = quality.arguments or {}
+        metric = quality.metric or ""
+        if column is None and metric == "rowCount":
+            self._only(at, arguments, set())
+            return RowCount(bounds)
+        if metric == "duplicateValues":
+            named = {"properties"} if column is None else set[str]()
+            self._only(at, arguments, named)
+            columns = (column,) if column else tuple(arguments.get("properties") or ())
+            known = [p.name for p in (self.model.schema_ or [])[0].properties or []]
+            for name in columns:
+                if name not in known:
+                    self.fault(
+                        (*at, "arguments"), f"no column '{name}'",
+                        near(str(name), [k for k in known if k]),
+                    )  # fmt: skip
+            if not columns:
+                self.fault(at, "duplicateValues needs 'arguments: {properties: [..]}'")
+                return None
+            return Duplicates(columns, bounds)
+        if column is not None and metric in ("nullValues", "missingValues"):
+            self._only(at, arguments, set())
+            return Nulls(column, bounds)
+        if column is not None and metric == "invalidValues":
+            return self._invalid(at, arguments, column, bounds)
+        usable = _ROW_QUALITY | {"duplicateValues"} if column else {"rowCount", "duplicateValues"}
+        where = f"column '{column}'" if column else "the table"
+        self.fault(
+            (*at, "metric"),
+            f"metric '{metric}' cannot be enforced on {where}",
+            near(metric, usable),
+        )
+        return None
+
+    def _invalid(
+        self, at: Location, arguments: dict[str, Any], column: str, bounds: Bounds
+    ) -> Invalid | None:
+        self._only(at, arguments, {"validValues", "pattern"})
+        if ("validValues" in arguments) == ("pattern" in arguments):
+            self.fault(at, "invalidValues needs one of 'validValues' and 'pattern' as argument")
+            return None
+        if "pattern" in arguments:
+            pattern = self._pattern((*at, "arguments"), column, arguments["pattern"])
+            return Invalid(pattern, bounds) if pattern else None
+        values = arguments["validValues"]
+        plain = isinstance(values, list) and all(
+            isinstance(v, str | int | float | bool) for v in values
+        )
+        if not plain or not values:
+            self.fault((*at, "arguments"), "validValues must be a list of plain values")
+            return None
+        return Invalid(OneOf(column, tuple(values)), bounds)
+
+    def _custom(self, at: Location, quality: DataQuality, bounds: Bounds) -> Quarantined | None:
+        if quality.engine != "nightjar":
+            self.fault(
+                (*at, "engine"), f"engine '{quality.engine}' cannot be enforced",
+                "the custom engine here is: nightjar",
+            )  # fmt: skip
+            return None
+        if quality.implementation != "quarantinedRows":
+            self.fault(
+                (*at, "implementation"), f"nightjar has no check {quality.implementation!r}",
+                near(str(quality.implementation), ["quarantinedRows"]),
+            )  # fmt: skip
+            return None
+        return Quarantined(bounds)
+
+    def _only(self, at: Location, arguments: dict[str, Any], known: set[str]) -> None:
+        for key in arguments.keys() - known:
+            self.fault(
+                (*at, "arguments", key), f"argument '{key}' cannot be enforced",
+                near(key, known),
+            )  # fmt: skip
+
+    def _severity(self, at: Location, quality: DataQuality) -> Severity | None:
+        try:
+            return Severity(quality.severity or "critical")
+        except ValueError:
+            self.fault(
+                (*at, "severity"), f"severity '{quality.severity}' is unknown",
+                near(quality.severity or "", list(Severity)),
+            )  # fmt: skip
+            return None
+
+    def _bounds(self, at: Location, quality: DataQuality) -> Bounds | None:
+        unit = quality.unit or "rows"
+        if unit not in ("rows", "percent"):
+            self.fault((*at, "unit"), f"unit '{unit}' is unknown", near(unit, ["rows", "percent"]))
+            return None
+        low: Any = None
+        high: Any = None
+        if quality.mustBe is not None:
+            low = high = quality.mustBe
+        if quality.mustBeBetween is not None:
+            low, high = quality.mustBeBetween
+        low = _first(quality.mustBeGreaterThan, quality.mustBeGreaterOrEqualTo, low)
+        high = _first(quality.mustBeLessThan, quality.mustBeLessOrEqualTo, high)
+        for value in (low, high):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                self.fault(at, f"the threshold {value!r} is not a number")
+                return None
+        if low is None and high is None:
+            self.fault(at, "the rule has no threshold", "add mustBe, mustBeLessThan, ...")
+            return None
+        if low is not None and high is not None and low > high:
+            self.fault(at, f"no number is at least {low} and at most {high}")
+            return None
+        return Bounds(
+            low,
+            high,
+            quality.mustBeGreaterThan is not None,
+            quality.mustBeLessThan is not None,
+            unit,
+        )
+
+    def _sla(
+        self, at: Location, sla: ServiceLevelAgreementProperty, columns: dict[str, Column]
+    ) -> None:
+        if sla.property != "freshness":
+            self.fault(
+                at, f"service level '{sla.property}' cannot be enforced",
+                near(sla.property or "", ["freshness"]),
+            )  # fmt: skip
+            return
+        table, _, column = (sla.element or "").rpartition(".")
+        unit = {"d": "days", "day": "days", "days": "days", "h": "hours", "hour": "hours",
+                "hours": "hours", "m": "minutes"}.get(sla.unit or "")  # fmt: skip
+        if table not in ("", self.dataset) or column not in columns:
+            self.fault(
+                (*at, "element"), f"no column '{sla.element}'",
+                near(column, [f"{self.dataset}.{c}" for c in columns]),
+            )  # fmt: skip
+        elif columns[column].type.name not in ("date", "timestamp"):
+            self.fault((*at, "element"), f"column '{column}' is no date or timestamp")
+        elif unit is None or isinstance(sla.value, bool) or not isinstance(sla.value, int | float):
+            self.fault(at, "freshness needs a number as value and a unit: d, h or m")
+        else:
+            age = timedelta(**{unit: float(sla.value)})
+            self._add_dataset(
+                f"{column}.freshness",
+                Fresh(column, age),
+                Severity.CRITICAL,
+                sla.description or f"the newest {column} is at most {sla.value} {unit} old",
+            )
+
+    def _add_dataset(self, name: str, check: Any, severity: Severity, text: str) -> None:
+        self.dataset_rules.append(DatasetRule(f"{self.dataset}.{name}", check, severity, text))
+
+    def _refuse_repeated_ids(self) -> None:
+        seen: set[str] = set()
+        for rule in (*self.row_rules, *self.dataset_rules):
+            if rule.id in seen:
+                self.fault(
+                    ("schema", 0), f"two rules are called '{rule.id}'",
+                    "give one of them a 'name'",
+                )  # fmt: skip
+            seen.add(rule.id)
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _is_iso(text: str, kind: DataType) -> bool:
+    try:
+        date.fromisoformat(text) if kind.name == "date" else datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

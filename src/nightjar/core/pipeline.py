@@ -1,0 +1,224 @@
+"""Pipeline specs: what a pipeline reads, cleans, learns, demands and publishes."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+def parse_duration(value: Any) -> Any:
+    """'2 hours', '1 day', '30 minutes' as a timedelta.
+
+    >>> parse_duration("2 hours")
+    datetime.timedelta(seconds=7200)
+    """
+    if isinstance(value, timedelta):
+        return value
+    match = re.fullmatch(r"(\d{1,6}) (minute|hour|day)s?", str(value))
+    if not match:
+        raise ValueError(f"{value!r} is no duration; write it like '2 hours' or '30 days'")
+    return timedelta(**{match[2] + "s": int(match[1])})
+
+
+def _inside(path: str) -> str:
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or "" in parts or "\\" in path or ":" in path:
+        raise ValueError(f"{path!r} must be a relative path that stays inside the warehouse")
+    if re.search(r"[{}]", path.replace("{ds}", "")):
+        raise ValueError(f"{path!r}: the one placeholder is {{ds}}")
+    return path
+
+
+def _cron(text: str) -> str:
+    if len(text.split()) != 5:
+        raise ValueError(f"{text!r} is no cron line of five fields")
+    return text
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+class Closed(BaseModel):
+    """Frozen, and refuses keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Source(Closed):
+    """One delivered dataset. A path with {ds} is one file a night; without, a snapshot."""
+
+    contract: Name
+    format: Literal["csv"]
+    path: Annotated[str, AfterValidator(_inside)]
+    null_values: tuple[str, ...] = ("",)
+    delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] = ","
+
+    @property
+    def nightly(self) -> bool:
+        return "{ds}" in self.path
+
+    def file(self, ds: date) -> str:
+        return self.path.replace("{ds}", ds.isoformat())
+
+
+class Deduplicate(Closed):
+    """Of the good rows with one primary key, keep the first or last that was delivered."""
+
+    keep: Literal["first", "last"]
+
+
+class CleanStep(Closed):
+    """One step of cleaning: exactly one key. Text steps come before value steps."""
+
+    trim: tuple[Name, ...] | None = None
+    upper: tuple[Name, ...] | None = None
+    lower: tuple[Name, ...] | None = None
+    replace: dict[Name, dict[str, str]] | None = None
+    scale: dict[Name, float] | None = None
+    blank_outside: dict[Name, tuple[float, float]] | None = None
+    fill: dict[Name, str | int | float | bool] | None = None
+    deduplicate: Deduplicate | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a cleaning step is one key: " + ", ".join(type(self).model_fields))
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.model_fields_set))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        value = getattr(self, self.kind)
+        return () if isinstance(value, Deduplicate) else tuple(value)
+
+
+class Join(Closed):
+    """Columns of another source: the same key, or (with `at`) the latest row at the as-of time.
+
+    `within` is the greatest age of that latest row; `lookback` how many nights before the night
+    of the base rows are read to find it.
+    """
+
+    source: Name
+    on: tuple[Name, ...] = Field(min_length=1)
+    columns: dict[Name, Name]
+    at: Name | None = None
+    within: Duration | None = None
+    lookback: Duration = timedelta(days=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_as_list(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("columns"), list):
+            return {**data, "columns": {name: name for name in data["columns"]}}
+        return data
+
+    @model_validator(mode="after")
+    def _as_of(self) -> Self:
+        if (self.at is None) != (self.within is None):
+            raise ValueError("an as-of join says both 'at' and 'within'")
+        return self
+
+
+class Features(Closed):
+    """What a prediction may know: all of it known at `as_of`, row by row."""
+
+    base: Name
+    as_of: str
+    joins: tuple[Join, ...] = ()
+    derive: dict[Name, str] = Field(default_factory=dict)
+    numeric: tuple[Name, ...] = ()
+    categorical: tuple[Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        names = self.numeric + self.categorical
+        if not names:
+            raise ValueError("at least one numeric or categorical feature is needed")
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"listed twice: {', '.join(twice)}")
+        return self
+
+
+class Label(Closed):
+    """What is predicted: true, false, or null where nobody will ever know."""
+
+    name: Name
+    expr: str
+    known_after: Duration
+
+
+class Split(Closed):
+    """By time: the last `test` of the `history` before a training's end is for testing alone."""
+
+    by: Name
+    history: Duration
+    test: Duration
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.test >= self.history:
+            raise ValueError("the test window must be shorter than the history")
+        return self
+
+
+class Candidate(Closed):
+    """A model to train. `categorical` is how categories become numbers for it."""
+
+    trainer: Literal["mllib"]
+    estimator: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    categorical: Literal["onehot", "index", "target"] = "onehot"
+    standardize: bool = False
+
+
+class Gate(Closed):
+    """What a candidate must show on the test window to become champion."""
+
+    metric: Literal["roc_auc"]
+    at_least: float = Field(ge=0.5, le=1)
+    slices: tuple[Name, ...] = ()
+    slices_at_least: float = Field(default=0.5, ge=0, le=1)
+    smallest_slice: int = Field(default=200, ge=1)
+    gain: float = Field(default=0.0, ge=0, le=0.5)
+
+
+class Publish(Closed):
+    """What analysts get: `contract` says its columns, `score` which of them is the prediction."""
+
+    contract: Name
+    score: Name
+    sort: tuple[Name, ...] = ()
+
+
+class Pipeline(Closed):
+    """One pipeline file."""
+
+    name: Name
+    description: str = ""
+    schedule: Annotated[str, AfterValidator(_cron)]
+    sources: dict[Name, Source] = Field(min_length=1)
+    clean: dict[Name, tuple[CleanStep, ...]] = Field(default_factory=dict)
+    features: Features
+    label: Label
+    split: Split
+    candidates: dict[Name, Candidate] = Field(min_length=1)
+    gate: Gate
+    publish: Publish

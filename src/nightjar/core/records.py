@@ -1,0 +1,123 @@
+"""Run records: what each finished step did, from what, and where its output lies.
+
+A record is written when everything it speaks of is on disk; a step without a record did not
+happen, whatever files it left. Paths in records are relative to the warehouse.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import nightjar
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished step of one night.
+
+    `fingerprint` is a digest of everything that decides the output: inputs, spec, contract, code.
+    `outputs` names what was written; `counts` how many rows of each kind.
+    """
+
+    step: str
+    ds: str
+    fingerprint: str
+    attempt: str
+    outputs: Mapping[str, list[str]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    finished: str = ""
+    spark_application: str = ""
+
+
+class RecordBook:
+    """The records of one pipeline."""
+
+    def __init__(self, warehouse: Path, pipeline: str) -> None:
+        self.folder = warehouse / "runs" / pipeline
+
+    def get(self, ds: date, step: str) -> Record | None:
+        """The record of a step, or None where it did not finish (a torn record counts as none)."""
+        try:
+            return Record(**json.loads(self._path(ds, step).read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def put(self, record: Record) -> None:
+        write_atomically(
+            self._path(date.fromisoformat(record.ds), record.step),
+            json.dumps(asdict(record), indent=1, sort_keys=True) + "\n",
+        )
+
+    def nights(self, step: str) -> list[date]:
+        """Every night that has a record of `step`, in order."""
+        found = self.folder.glob(f"*/{step}.json")
+        return sorted(date.fromisoformat(path.parent.name) for path in found)
+
+    def _path(self, ds: date, step: str) -> Path:
+        return self.folder / ds.isoformat() / f"{step}.json"
+
+
+def fingerprint(**parts: Any) -> str:
+    """A digest of plain values, the same for the same values on every machine."""
+    text = json.dumps(parts, sort_keys=True, default=_canonical)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def code_digest() -> str:
+    """A digest of Nightjar's own source: other code may give another output."""
+    digest = hashlib.sha256()
+    for name, source in sorted(_sources(resources.files(nightjar), "")):
+        digest.update(name.encode())
+        digest.update(source)
+    return digest.hexdigest()[:16]
+
+
+def _sources(folder: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:
+    # Through importlib.resources: on a cluster the package may be a zip file.
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _sources(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".py"):
+            yield prefix + entry.name, entry.read_bytes()
+
+
+def now() -> str:
+    """The present time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _canonical(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, date | Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no canonical form")

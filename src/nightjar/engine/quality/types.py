@@ -1,0 +1,88 @@
+"""From a contract: Spark's schemas, and text cast to typed values without a guess."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    BooleanType,
+    DataType,
+    DateType,
+    DecimalType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    ShortType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from nightjar.core.checks import Castable
+from nightjar.core.checks import DataType as NeutralType
+from nightjar.core.contract import Contract
+
+_PLAIN: dict[str, DataType] = {
+    "string": StringType(),
+    "boolean": BooleanType(),
+    "smallint": ShortType(),
+    "int": IntegerType(),
+    "bigint": LongType(),
+    "float": FloatType(),
+    "double": DoubleType(),
+    "date": DateType(),
+    "timestamp": TimestampType(),
+}
+_INTEGER = r"^[+-]?[0-9]+$"
+_NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
+_OFFSET = r"(Z|[+-][0-9]{2}:[0-9]{2})"
+
+
+def spark_type(kind: NeutralType) -> DataType:
+    return DecimalType(kind.precision, kind.scale) if kind.precision else _PLAIN[kind.name]
+
+
+def text_schema(contract: Contract) -> StructType:
+    """The contract's columns as they are delivered: all text."""
+    return StructType([StructField(c.name, StringType()) for c in contract.columns])
+
+
+def typed_schema(contract: Contract) -> StructType:
+    """The contract's columns as they are kept."""
+    return StructType([StructField(c.name, spark_type(c.type)) for c in contract.columns])
+
+
+def cast(text: Column, check: Castable) -> Column:
+    """`text` as the check's type; null where it is not, completely, a value of that type."""
+    name = check.type.name
+    if name in ("smallint", "int", "bigint"):
+        return F.when(text.rlike(_INTEGER), text.try_cast(_PLAIN[name]))
+    if name in ("float", "double"):
+        value = F.when(text.rlike(_NUMBER), text.try_cast(_PLAIN[name]))
+        return F.when(F.abs(value) < float("inf"), value)
+    if name == "decimal":
+        wide = text.try_cast(DecimalType(38, check.type.scale))
+        exact = text.try_cast(DecimalType(38, min(38, check.type.scale + 8))) == wide
+        return F.when(text.rlike(_NUMBER) & exact, text.try_cast(spark_type(check.type)))
+    if name == "boolean":
+        return F.when(F.lower(text).isin("true", "false"), text.try_cast(BooleanType()))
+    if name == "date":
+        if check.pattern:
+            return F.try_to_timestamp(text, F.lit(check.pattern)).cast("date")
+        return F.when(text.rlike(_DATE), text.try_cast(DateType()))
+    return _timestamp(text, check)
+
+
+def _timestamp(text: Column, check: Castable) -> Column:
+    if check.pattern:
+        value = F.try_to_timestamp(text, F.lit(check.pattern))
+    else:
+        shape = _TIME + (_OFFSET if check.zone is None else "") + "$"
+        value = F.when(text.rlike(shape), text.try_cast(TimestampType()))
+    # The session is pinned to UTC: a time without offset was read as UTC.
+    local = check.zone not in (None, "UTC")
+    return F.to_utc_timestamp(value, check.zone) if local and check.zone else value

@@ -1,0 +1,211 @@
+"""Ingest: delivered files to bronze, every record as text, each with its file and number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import (
+    DateType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+)
+
+from nightjar.core.contract import Contract
+from nightjar.core.errors import NightjarError, UnreadableInput
+from nightjar.core.pipeline import Source
+from nightjar.core.records import Record
+from nightjar.engine import delimited
+from nightjar.engine.lake import count_rows, parquet_files
+from nightjar.engine.work import Work, blank_record
+
+PARSED, UNPARSABLE, FILE = "parsed", "unparsable", "file"
+LINEAGE = [
+    StructField("_ds", DateType()),
+    StructField("_file", StringType()),
+    StructField("_record", LongType()),
+]
+_FACTS = [
+    StructField("_text", StringType()),
+    StructField("_reason", StringType()),
+    StructField("_bytes", LongType()),
+    StructField("_sha256", StringType()),
+    StructField("_records", LongType()),
+    StructField("_unparsable", LongType()),
+]
+_PARTITIONS = [StructField("ds", DateType()), StructField("kind", StringType())]
+
+
+def bronze_schema(contract: Contract) -> StructType:
+    """Text columns of the contract, then lineage; unparsable records have their text instead."""
+    columns = [StructField(c.name, StringType()) for c in contract.columns]
+    return StructType(columns + LINEAGE + _FACTS)
+
+
+def run(work: Work, source: str) -> dict[date, Record]:
+    """Read one source's files for the nights of the run.
+
+    Raises:
+        MissingInput, EmptyInput, HeaderMismatch, UnreadableInput: a file cannot be taken; then
+            none of the run's files is.
+    """
+    spec = work.plan.spec.sources[source]
+    contract = work.plan.contract_of(source)
+    files = {ds: work.project.warehouse / spec.file(ds) for ds in work.nights_of(source)}
+    look_at_files(files, contract, spec)
+    inputs: dict[date, object] = {
+        ds: [source, spec, contract.digest, path.name, *_stamp(path)] for ds, path in files.items()
+    }
+
+    def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
+        folder = work.folder("bronze", f"{work.plan.spec.name}.{source}", attempt)
+        chosen = {ds: files[ds] for ds in pending}
+        sizes = {ds: _stamp(path)[0] for ds, path in chosen.items()}
+        frame = read_files(work.spark, chosen, work.project.warehouse, contract, spec)
+        write = frame.write.mode("error").partitionBy("ds", "kind")
+        write.option("compression", "zstd").parquet(str(folder))
+        return {ds: _record(work, folder / f"ds={ds}", sizes[ds]) for ds in pending}
+
+    return work.once(f"ingest.{source}", inputs, do)
+
+
+def look_at_files(files: dict[date, Path], contract: Contract, source: Source) -> None:
+    """Look at every file's first bytes before Spark starts; report all that is wrong at once."""
+    wrong: list[NightjarError] = []
+    for path in files.values():
+        try:
+            header = delimited.read_header(path, source.delimiter)
+            delimited.check_header(path, header, contract.names)
+        except NightjarError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        shown = "\n".join(f"- {e.message}" for e in wrong[:10])
+        more = f"\n- and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        kinds = {type(e) for e in wrong}
+        kind = kinds.pop() if len(kinds) == 1 else UnreadableInput
+        raise kind(f"{len(wrong)} of {len(files)} files cannot be read:\n{shown}{more}")
+
+
+def read_files(
+    spark: SparkSession,
+    files: dict[date, Path],
+    warehouse: Path,
+    contract: Contract,
+    source: Source,
+) -> DataFrame:
+    """The records of `files`, read on the executors, with `ds` and `kind` to partition by."""
+    names, delimiter = contract.names, source.delimiter
+    schema = StructType([*bronze_schema(contract).fields, *_PARTITIONS])
+    root = str(warehouse)
+
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield from file_batches(Path(root), row["path"], row["ds"], names, delimiter)
+
+    listed = [(ds, path.relative_to(warehouse).as_posix()) for ds, path in files.items()]
+    slots = max(1, min(len(listed), 2 * spark.sparkContext.defaultParallelism))
+    paths = spark.createDataFrame(listed, "ds date, path string").repartition(slots)
+    return paths.mapInArrow(read, schema)
+
+
+def file_batches(
+    root: Path, name: str, ds: date, columns: Sequence[str], delimiter: str
+) -> Iterator[pa.RecordBatch]:
+    """One file as Arrow batches of the bronze schema; the last one holds the file's facts."""
+    for item in delimited.read_records(root / name, columns, delimiter):
+        match item:
+            case delimited.Records(numbers, values):
+                yield _batch(columns, len(numbers), PARSED, ds, name, numbers, values)
+            case delimited.Unparsable(number, text, reason):
+                yield _batch(columns, 1, UNPARSABLE, ds, name, [number], None, text, reason)
+            case delimited.FileFacts() as facts:
+                yield _batch(columns, 1, FILE, ds, name, [0], None, facts=facts)
+
+
+def _batch(
+    columns: Sequence[str],
+    rows: int,
+    kind: str,
+    ds: date,
+    name: str,
+    numbers: object,
+    values: Sequence[pa.StringArray] | None,
+    text: str | None = None,
+    reason: str | None = None,
+    facts: delimited.FileFacts | None = None,
+) -> pa.RecordBatch:
+    empty = pa.nulls(rows, pa.string())
+
+    def column(value: object, type_: pa.DataType) -> pa.Array:
+        return pa.array([value] * rows, type_)
+
+    arrays = list(values) if values is not None else [empty] * len(columns)
+    arrays += [
+        column(ds, pa.date32()),
+        column(name, pa.string()),
+        pa.array(numbers, pa.int64()),
+        column(text, pa.string()),
+        column(reason, pa.string()),
+        column(facts and facts.bytes, pa.int64()),
+        column(facts and facts.sha256, pa.string()),
+        column(facts and facts.records, pa.int64()),
+        column(facts and facts.unparsable, pa.int64()),
+        column(ds, pa.date32()),
+        column(kind, pa.string()),
+    ]
+    tail = ["_ds", "_file", "_record", "_text", "_reason", "_bytes", "_sha256", "_records"]
+    return pa.RecordBatch.from_arrays(arrays, [*columns, *tail, "_unparsable", "ds", "kind"])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _record(work: Work, folder: Path, size: int) -> Record:
+    facts = [
+        row
+        for file in parquet_files(folder / f"kind={FILE}")
+        for row in pq.ParquetFile(file).read().to_pylist()
+    ]
+    delivered = [
+        {
+            "file": row["_file"],
+            "bytes": row["_bytes"],
+            "sha256": row["_sha256"],
+            "records": row["_records"],
+            "unparsable": row["_unparsable"],
+        }
+        for row in facts
+    ]
+    read = sum(row["records"] for row in delivered)
+    unparsable = sum(row["unparsable"] for row in delivered)
+    written = count_rows([folder / f"kind={PARSED}"])
+    rejected = count_rows([folder / f"kind={UNPARSABLE}"])
+    if len(delivered) != 1 or (written, rejected) != (read - unparsable, unparsable):
+        raise UnreadableInput(
+            f"{folder}: {len(delivered)} file(s) with {read} records were read, but {written} "
+            f"parsed and {rejected} unparsable records were written"
+        )
+    if delivered[0]["bytes"] != size:
+        raise UnreadableInput(
+            f"{delivered[0]['file']} had {size} bytes when the run began and "
+            f"{delivered[0]['bytes']} when it was read: it was still being written. Run again."
+        )
+    kinds = [k for k in (PARSED, UNPARSABLE) if (folder / f"kind={k}").is_dir()]
+    return blank_record(
+        outputs={k: [work.project.relative(folder / f"kind={k}")] for k in kinds},
+        counts={"read": read, "unparsable": unparsable},
+        details={"files": delivered},
+    )
+
+
