@@ -185,7 +185,7 @@ class Candidate(Closed):
     trainer: Literal["mllib"]
     estimator: str
     params: dict[str, Any] = Field(default_factory=dict)
-    categorical: Literal["onehot", "index", "target"] = "onehot"
+    categorical: Literal["onehot", "index"] = "onehot"
     standardize: bool = False
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,7 @@ def _expect(
 ) -> list[Verdict]:
     gx = _great_expectations()
     context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = gx.data_context.types.base.ProgressBarsConfig(globally=False)
     site = _docs_site(context, docs)
     suite = context.suites.add(gx.ExpectationSuite(name=contract.dataset))
     for rule in rules:
@@ -320,11 +321,4 @@ def _great_expectations() -> Any:
 
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     great_expectations.RunIdentifier = RunIdentifier
-    _quiet()
     return great_expectations
-
-
-def _quiet() -> None:
-    from great_expectations.data_context import project_manager
-
-    del project_manager

@@ -1,0 +1,141 @@
+"""Feature rows: what could be known about each base row at its as-of time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    DateType,
+    DoubleType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from nightjar.core.pipeline import Join
+from nightjar.core.plan import Plan
+from nightjar.engine.quality.types import typed_schema
+
+AS_OF = "_as_of"
+
+
+def build(plan: Plan, silver: Mapping[str, DataFrame]) -> DataFrame:
+    """One row for each base row: key, published columns, features, `_ds`, `_as_of` and label.
+
+    `silver` holds the silver rows of every source. The label is null where the event has none.
+    Columns that are known only after the event are gone before any feature is derived.
+    """
+    spec = plan.spec
+    base = plan.contract_of(spec.features.base)
+    label = F.expr(spec.label.expr).cast("double")
+    rows = silver[spec.features.base].withColumn("_label", label).drop(*base.after_event)
+    rows = rows.drop("_file", "_record")
+    for name, text in plan.derive_before:
+        rows = rows.withColumn(name, F.expr(text))
+    rows = rows.withColumn(AS_OF, F.expr(spec.features.as_of).cast("timestamp"))
+    for join in spec.features.joins:
+        other = silver[join.source]
+        rows = as_of_join(rows, other, join) if join.at else key_join(rows, other, join)
+    for name, text in plan.derive_after:
+        rows = rows.withColumn(name, F.expr(text))
+    numeric, categorical = spec.features.numeric, spec.features.categorical
+    kept = [n for n in kept_columns(plan) if n not in (*numeric, *categorical)]
+    return rows.select(
+        "_ds",
+        AS_OF,
+        *kept,
+        *[F.col(n).cast("double").alias(n) for n in numeric],
+        *[F.col(n).cast("string").alias(n) for n in categorical],
+        F.col("_label").alias(spec.label.name),
+    )
+
+
+def kept_columns(plan: Plan) -> list[str]:
+    """Columns of a feature row that are no features: what is published, and what splits."""
+    names = [*plan.contract_of(plan.spec.features.base).primary_key, *plan.published_columns]
+    return list(dict.fromkeys([*names, plan.spec.split.by]))
+
+
+def schema(plan: Plan) -> StructType:
+    """The schema of the rows that `build` gives."""
+    published = {f.name: f for f in typed_schema(plan.scores)}
+    numeric, categorical = plan.spec.features.numeric, plan.spec.features.categorical
+    features = (*numeric, *categorical)
+    base = {f.name: f for f in typed_schema(plan.contract_of(plan.spec.features.base))}
+    return StructType(
+        [
+            StructField("_ds", DateType()),
+            StructField(AS_OF, TimestampType()),
+            *[
+                published.get(n) or base.get(n) or StructField(n, TimestampType())
+                for n in kept_columns(plan)
+                if n not in features
+            ],
+            *[StructField(n, DoubleType()) for n in numeric],
+            *[StructField(n, StringType()) for n in categorical],
+            StructField(plan.spec.label.name, DoubleType()),
+        ]
+    )
+
+
+def key_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
+    """`left` with the columns of the one row of `right` that has its key, else nulls."""
+    wanted = [F.col(old).alias(new) for old, new in join.columns.items()]
+    return left.join(right.select(*join.on, *wanted), list(join.on), "left")
+
+
+def as_of_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
+    """`left` with the columns of the latest row of `right` at or before `_as_of`, else nulls.
+
+    A row of `right` counts while `_as_of - within <= at <= _as_of`. Both sides are cut into
+    buckets of length `within`, so that one busy key is no single partition: one shuffle, and a
+    window over each bucket, in which a row of `right` also stands in the bucket after its own.
+    """
+    assert join.at is not None and join.within is not None
+    seconds = max(1, int(join.within / timedelta(seconds=1)))
+    keys = [*join.on, "_bucket"]
+
+    def bucket(column: str) -> F.Column:
+        return F.floor(F.unix_micros(F.col(column)) / (seconds * 1_000_000))
+
+    found = F.struct(
+        F.col(join.at).alias("_at"),
+        *[F.col(old).alias(new) for old, new in join.columns.items()],
+    )
+    rights = right.where(F.col(join.at).isNotNull()).select(
+        *join.on,
+        F.explode(F.array(bucket(join.at), bucket(join.at) + 1)).alias("_bucket"),
+        F.col(join.at).alias("_time"),
+        F.lit(0).alias("_side"),
+        found.alias("_right"),
+    )
+    lefts = left.select(
+        *join.on,
+        bucket(AS_OF).alias("_bucket"),
+        F.col(AS_OF).alias("_time"),
+        F.lit(1).alias("_side"),
+        F.struct(*[F.col(name) for name in left.columns]).alias("_left"),
+    )
+    window = (
+        Window.partitionBy(*keys)
+        .orderBy("_time", "_side")
+        .rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    )
+    both = lefts.unionByName(rights, allowMissingColumns=True)
+    latest = F.last("_right", ignorenulls=True).over(window)
+    matched = both.withColumn("_latest", latest).where(F.col("_side") == 1)
+    young = F.col("_latest._at") >= F.col("_time") - F.make_interval(secs=F.lit(seconds))
+    return matched.select(
+        "_left.*",
+        *[F.when(young, F.col(f"_latest.{new}")).alias(new) for new in join.columns.values()],
+    )
+
+
+def present(names: Sequence[str], frame: DataFrame) -> dict[str, int]:
+    """How many rows of `frame` have a value, for each of `names`; one pass."""
+    row = frame.agg(*[F.count(n).alias(n) for n in names]).first()
+    return {n: int(row[n]) for n in names} if row else {}

@@ -1,0 +1,71 @@
+"""Score: the night's feature rows through the champion, as the contract of the scores says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nightjar.core.plan import MODEL_VERSION, Plan
+from nightjar.core.records import Record
+from nightjar.engine import features
+from nightjar.engine.lake import count_rows, read
+from nightjar.engine.quality.types import typed_schema
+from nightjar.engine.registry import Registry
+from nightjar.engine.stages.features import ROWS
+from nightjar.engine.trainers import SCORE, trainer
+from nightjar.engine.work import Work, blank_record
+
+SCORES = "scores"
+
+
+def run(work: Work) -> dict[date, Record]:
+    """Write the night's scores.
+
+    Raises:
+        NotThereYet: no model was promoted yet.
+        GoldenMismatch: the champion's files or its scores are not those that were promoted.
+    """
+    from nightjar.engine.golden import replay
+
+    spec, ds = work.plan.spec, work.night
+    built = work.require(ds, "features")
+    model = Registry(work.project, spec.name).require_champion()
+    inputs: dict[date, object] = {
+        ds: [built.fingerprint, model.label, model.digest, spec.publish, work.plan.scores.digest]
+    }
+
+    def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
+        engine = trainer(model.facts["trainer"])
+        loaded = engine.load(work.spark, model.folder / "model")
+        golden = replay(work.spark, engine, loaded, model)
+        rows = read(work.spark, features.schema(work.plan), work.outputs(built, ROWS))
+        scored = as_published(work.plan, engine.score(loaded, rows), model.label)
+        folder = work.folder("scores", spec.name, attempt) / f"ds={ds}"
+        scored.write.mode("error").option("compression", "zstd").parquet(str(folder))
+        return {ds: blank_record(
+            outputs={SCORES: [work.project.relative(folder)]},
+            counts={"scores": count_rows([folder])},
+            details={"model": model.label, "model_sha256": model.digest,
+                     "model_run": model.run_id, "golden_rows": golden},
+        )}  # fmt: skip
+
+    return work.once("score", inputs, do)
+
+
+def as_published(plan: Plan, scored: DataFrame, model: str) -> DataFrame:
+    """The columns and types of the scores contract, sorted as the pipeline says."""
+    made = {
+        plan.spec.publish.score: F.col(SCORE),
+        MODEL_VERSION: F.lit(model),
+    }
+    columns = [
+        made.get(f.name, F.col(f.name)).cast(f.dataType).alias(f.name)
+        for f in typed_schema(plan.scores)
+    ]
+    rows = scored.select(*columns)
+    order = plan.spec.publish.sort or plan.scores.primary_key
+    # One sorted run of files: neighbours in the order are neighbours on disk.
+    return rows.orderBy(*order) if order else rows

@@ -1,0 +1,135 @@
+"""Any probabilistic classifier of pyspark.ml, by its class name; one PipelineModel as artefact."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pyspark.ml import Estimator, Pipeline, PipelineModel, Transformer
+from pyspark.ml.classification import (
+    ProbabilisticClassifier,
+    _JavaProbabilisticClassifier,
+)
+from pyspark.ml.feature import (
+    Imputer,
+    OneHotEncoder,
+    StandardScaler,
+    StringIndexer,
+    VectorAssembler,
+)
+from pyspark.ml.functions import vector_to_array
+from pyspark.ml.param import Param
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nightjar.core.documents import Location
+from nightjar.core.errors import near
+from nightjar.core.pipeline import Candidate, Features
+from nightjar.engine.trainers import SCORE
+
+# These are the trainer's to set.
+_OURS = {"featuresCol", "labelCol", "predictionCol", "probabilityCol", "rawPredictionCol"}
+
+
+def faults(candidate: Candidate) -> list[tuple[Location, str, str]]:
+    cls = _estimator_class(candidate.estimator)
+    if cls is None:
+        known = _known_estimators()
+        found = candidate.estimator
+        return [(("estimator",), f"pyspark.ml has no classifier {found!r} that gives "
+                 "probabilities", near(found, known))]  # fmt: skip
+    wrong: list[tuple[Location, str, str]] = []
+    params = _params(cls)
+    for name, value in candidate.params.items():
+        at: Location = ("params", name)
+        if name in _OURS:
+            wrong.append((at, f"'{name}' is set by the trainer", "remove it"))
+        elif name not in params:
+            wrong.append((at, f"{cls.__name__} has no parameter '{name}'", near(name, params)))
+        else:
+            try:
+                params[name].typeConverter(value)
+            except (TypeError, ValueError) as error:
+                wrong.append((at, f"parameter '{name}' of {cls.__name__}: {error}",
+                              params[name].doc))  # fmt: skip
+    return wrong
+
+
+def fit(rows: DataFrame, features: Features, label: str, candidate: Candidate) -> PipelineModel:
+    cls = _estimator_class(candidate.estimator)
+    assert cls is not None, "faults() is asked first"
+    estimator = cls(featuresCol="_features", labelCol=label, **candidate.params)
+    stages: list[Estimator[Any] | Transformer] = []
+    inputs: list[str] = []
+    if features.numeric:
+        filled = [f"_filled_{n}" for n in features.numeric]
+        stages.append(
+            Imputer(strategy="median", inputCols=list(features.numeric), outputCols=filled)
+        )
+        inputs += filled
+    if features.categorical:
+        encoders, encoded = _encoders(features, candidate)
+        stages += encoders
+        inputs += encoded
+    assembled = "_assembled" if candidate.standardize else "_features"
+    stages.append(VectorAssembler(inputCols=inputs, outputCol=assembled))
+    if candidate.standardize:
+        stages.append(StandardScaler(inputCol=assembled, outputCol="_features"))
+    stages.append(estimator)
+    return Pipeline(stages=stages).fit(rows)
+
+
+def score(model: PipelineModel, rows: DataFrame) -> DataFrame:
+    names = rows.columns
+    scored = model.transform(rows)
+    return scored.select(*names, vector_to_array(F.col("probability"))[1].alias(SCORE))
+
+
+def save(model: PipelineModel, folder: Path) -> None:
+    model.write().save(str(folder))
+
+
+def load(spark: SparkSession, folder: Path) -> PipelineModel:
+    del spark  # PipelineModel reads through the active session
+    return PipelineModel.load(str(folder))
+
+
+def _encoders(
+    features: Features, candidate: Candidate
+) -> tuple[list[Estimator[Any] | Transformer], list[str]]:
+    indexed = [f"_index_{n}" for n in features.categorical]
+    encoded = [f"_encoded_{n}" for n in features.categorical]
+    # 'keep': a missing or unseen category is a category of its own.
+    indexer = StringIndexer(
+        inputCols=list(features.categorical),
+        outputCols=indexed,
+        handleInvalid="keep",
+        stringOrderType="frequencyDesc",
+    )
+    if candidate.categorical == "index":
+        return [indexer], indexed
+    return [indexer, OneHotEncoder(inputCols=indexed, outputCols=encoded)], encoded
+
+
+def _estimator_class(name: str) -> Any:
+    module, _, cls_name = name.rpartition(".")
+    if module != "pyspark.ml.classification" or cls_name.startswith("_"):
+        return None
+    cls = getattr(import_module(module), cls_name, None)
+    if not inspect.isclass(cls) or inspect.isabstract(cls):
+        return None
+    is_classifier = issubclass(cls, ProbabilisticClassifier) and issubclass(cls, Estimator)
+    return cls if is_classifier and cls is not _JavaProbabilisticClassifier else None
+
+
+def _known_estimators() -> list[str]:
+    module = import_module("pyspark.ml.classification")
+    names = (f"pyspark.ml.classification.{name}" for name in dir(module))
+    return [name for name in names if _estimator_class(name) is not None]
+
+
+def _params(cls: type) -> dict[str, Param[Any]]:
+    found = {name: getattr(cls, name, None) for name in dir(cls) if not name.startswith("_")}
+    return {name: value for name, value in found.items() if isinstance(value, Param)}
