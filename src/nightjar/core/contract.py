@@ -67,10 +67,15 @@ _OPTIONS = {
     "boolean": set[str](),
     "date": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format"},
     "timestamp": {
-        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format", "timezone",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "format",
+        "timezone",
         "defaultTimezone",
     },
-}  # fmt: skip
+}
 _DESCRIBING = {"id", "description", "tags", "businessName", "authoritativeDefinitions"}
 _READ = {
     OpenDataContractStandard: _DESCRIBING
@@ -223,8 +228,11 @@ class _Compiler:
                 "use letters, digits and '_', beginning with a letter",
             )
         columns = self._columns(table.properties or [])
-        keyed = [(p.primaryKeyPosition or 0, p.name or "") for p in table.properties or []
-                 if p.primaryKey]  # fmt: skip
+        keyed = [
+            (p.primaryKeyPosition or 0, p.name or "")
+            for p in table.properties or []
+            if p.primaryKey
+        ]
         key = tuple(name for _, name in sorted(keyed, key=lambda pair: pair[0]))
         if key:
             self._add_dataset(
@@ -277,9 +285,10 @@ class _Compiler:
             name = prop.name or ""
             if not NAME.fullmatch(name):
                 self.fault(
-                    (*at, "name"), f"column name {name!r} is not a lower-case word",
+                    (*at, "name"),
+                    f"column name {name!r} is not a lower-case word",
                     "use letters, digits and '_', beginning with a letter",
-                )  # fmt: skip
+                )
             if name in {c.name for c in columns}:
                 self.fault((*at, "name"), f"column '{name}' stands twice")
             kind = self._type(at, prop)
@@ -341,9 +350,10 @@ class _Compiler:
             here = (*at, "customProperties", i)
             if custom.property != "knownAfterEvent":
                 self.fault(
-                    here, f"custom property '{custom.property}' means nothing here",
+                    here,
+                    f"custom property '{custom.property}' means nothing here",
                     near(custom.property or "", ["knownAfterEvent"]),
-                )  # fmt: skip
+                )
             elif not isinstance(custom.value, bool):
                 self.fault(here, f"knownAfterEvent is {custom.value!r}; expected true or false")
             else:
@@ -370,8 +380,9 @@ class _Compiler:
         if zone is not None and zone not in available_timezones():
             self.fault(
                 (*at, "logicalTypeOptions", "defaultTimezone"),
-                f"column '{name}': no time zone {zone!r}", near(str(zone), available_timezones()),
-            )  # fmt: skip
+                f"column '{name}': no time zone {zone!r}",
+                near(str(zone), available_timezones()),
+            )
         checks: list[RowCheck] = []
         if kind.name != "string":
             checks.append(Castable(name, kind, pattern, zone))
@@ -461,9 +472,7 @@ class _Compiler:
             return
         label = quality.name or quality.metric or str(quality.implementation)
         text = quality.description or f"{quality.metric or quality.implementation}: {bounds}"
-        self._add_dataset(
-            f"{column}.{label}" if column else label, check, severity, text.strip()
-        )
+        self._add_dataset(f"{column}.{label}" if column else label, check, severity, text.strip())
 
     def _quality_check(
         self, at: Location, quality: DataQuality, column: str | None, bounds: Bounds
@@ -472,9 +481,10 @@ class _Compiler:
             return self._custom(at, quality, bounds)
         if quality.type not in (None, "library"):
             self.fault(
-                (*at, "type"), f"quality type '{quality.type}' cannot be enforced",
+                (*at, "type"),
+                f"quality type '{quality.type}' cannot be enforced",
                 "use type library, text, or custom with engine nightjar",
-            )  # fmt: skip
+            )
             return None
         arguments = quality.arguments or {}
         metric = quality.metric or ""
@@ -489,9 +499,10 @@ class _Compiler:
             for name in columns:
                 if name not in known:
                     self.fault(
-                        (*at, "arguments"), f"no column '{name}'",
+                        (*at, "arguments"),
+                        f"no column '{name}'",
                         near(str(name), [k for k in known if k]),
-                    )  # fmt: skip
+                    )
             if not columns:
                 self.fault(at, "duplicateValues needs 'arguments: {properties: [..]}'")
                 return None
@@ -532,33 +543,37 @@ class _Compiler:
     def _custom(self, at: Location, quality: DataQuality, bounds: Bounds) -> Quarantined | None:
         if quality.engine != "nightjar":
             self.fault(
-                (*at, "engine"), f"engine '{quality.engine}' cannot be enforced",
+                (*at, "engine"),
+                f"engine '{quality.engine}' cannot be enforced",
                 "the custom engine here is: nightjar",
-            )  # fmt: skip
+            )
             return None
         if quality.implementation != "quarantinedRows":
             self.fault(
-                (*at, "implementation"), f"nightjar has no check {quality.implementation!r}",
+                (*at, "implementation"),
+                f"nightjar has no check {quality.implementation!r}",
                 near(str(quality.implementation), ["quarantinedRows"]),
-            )  # fmt: skip
+            )
             return None
         return Quarantined(bounds)
 
     def _only(self, at: Location, arguments: dict[str, Any], known: set[str]) -> None:
         for key in arguments.keys() - known:
             self.fault(
-                (*at, "arguments", key), f"argument '{key}' cannot be enforced",
+                (*at, "arguments", key),
+                f"argument '{key}' cannot be enforced",
                 near(key, known),
-            )  # fmt: skip
+            )
 
     def _severity(self, at: Location, quality: DataQuality) -> Severity | None:
         try:
             return Severity(quality.severity or "critical")
         except ValueError:
             self.fault(
-                (*at, "severity"), f"severity '{quality.severity}' is unknown",
+                (*at, "severity"),
+                f"severity '{quality.severity}' is unknown",
                 near(quality.severity or "", list(Severity)),
-            )  # fmt: skip
+            )
             return None
 
     def _bounds(self, at: Location, quality: DataQuality) -> Bounds | None:
@@ -575,7 +590,9 @@ class _Compiler:
         low = _first(quality.mustBeGreaterThan, quality.mustBeGreaterOrEqualTo, low)
         high = _first(quality.mustBeLessThan, quality.mustBeLessOrEqualTo, high)
         for value in (low, high):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float)
+            ):
                 self.fault(at, f"the threshold {value!r} is not a number")
                 return None
         if low is None and high is None:
@@ -597,18 +614,27 @@ class _Compiler:
     ) -> None:
         if sla.property != "freshness":
             self.fault(
-                at, f"service level '{sla.property}' cannot be enforced",
+                at,
+                f"service level '{sla.property}' cannot be enforced",
                 near(sla.property or "", ["freshness"]),
-            )  # fmt: skip
+            )
             return
         table, _, column = (sla.element or "").rpartition(".")
-        unit = {"d": "days", "day": "days", "days": "days", "h": "hours", "hour": "hours",
-                "hours": "hours", "m": "minutes"}.get(sla.unit or "")  # fmt: skip
+        unit = {
+            "d": "days",
+            "day": "days",
+            "days": "days",
+            "h": "hours",
+            "hour": "hours",
+            "hours": "hours",
+            "m": "minutes",
+        }.get(sla.unit or "")
         if table not in ("", self.dataset) or column not in columns:
             self.fault(
-                (*at, "element"), f"no column '{sla.element}'",
+                (*at, "element"),
+                f"no column '{sla.element}'",
                 near(column, [f"{self.dataset}.{c}" for c in columns]),
-            )  # fmt: skip
+            )
         elif columns[column].type.name not in ("date", "timestamp"):
             self.fault((*at, "element"), f"column '{column}' is no date or timestamp")
         elif unit is None or isinstance(sla.value, bool) or not isinstance(sla.value, int | float):
@@ -627,12 +653,14 @@ class _Compiler:
 
     def _refuse_repeated_ids(self) -> None:
         seen: set[str] = set()
-        for rule in (*self.row_rules, *self.dataset_rules):
+        rules: list[RowRule | DatasetRule] = [*self.row_rules, *self.dataset_rules]
+        for rule in rules:
             if rule.id in seen:
                 self.fault(
-                    ("schema", 0), f"two rules are called '{rule.id}'",
+                    ("schema", 0),
+                    f"two rules are called '{rule.id}'",
                     "give one of them a 'name'",
-                )  # fmt: skip
+                )
             seen.add(rule.id)
 
 

@@ -77,7 +77,7 @@ def load(path: Path, name: str | None = None) -> Document:
 def _refuse_anchors(text: str, shown: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _refused(shown, line, "anchors and aliases are not read; write the value out")
         if isinstance(event, yaml.CollectionStartEvent):

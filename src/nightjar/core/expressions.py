@@ -51,7 +51,7 @@ def parse(text: str) -> Expression:
     if not isinstance(select, exp.Select) or len(select.expressions) != 1:
         raise ExpressionError("must be one expression")
     tree = select.expressions[0]
-    if set(k for k, v in select.args.items() if v) - {"expressions", "kind"}:
+    if {k for k, v in select.args.items() if v} - {"expressions", "kind"}:
         raise ExpressionError("must be an expression over columns, with no clause of a query")
     if tree.find(exp.Query, exp.Table, exp.Star, exp.Alias) is not None:
         raise ExpressionError("must be an expression over columns: no query, table, * or alias")

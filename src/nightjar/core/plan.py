@@ -140,9 +140,10 @@ class _Checker:
         spec = self.spec
         if spec.name != self.document.path.stem:
             self.fault(
-                ("name",), f"pipeline '{spec.name}' stands in {self.document.name}",
+                ("name",),
+                f"pipeline '{spec.name}' stands in {self.document.name}",
                 "a pipeline's file has its name",
-            )  # fmt: skip
+            )
         contracts = {
             source: contract
             for source, declared in spec.sources.items()
@@ -180,9 +181,10 @@ class _Checker:
         for source, steps in self.spec.clean.items():
             if source not in self.spec.sources:
                 self.fault(
-                    ("clean", source), f"no source is called '{source}'",
+                    ("clean", source),
+                    f"no source is called '{source}'",
                     near(source, self.spec.sources),
-                )  # fmt: skip
+                )
                 continue
             contract = contracts.get(source)
             if contract is None:
@@ -197,18 +199,23 @@ class _Checker:
     def _clean_step(self, at: Location, step: CleanStep, contract: Contract) -> None:
         for name in step.columns:
             if name not in contract.names:
-                self.fault(at, f"{contract.dataset} has no column '{name}'",
-                           near(name, contract.names))  # fmt: skip
+                self.fault(
+                    at, f"{contract.dataset} has no column '{name}'", near(name, contract.names)
+                )
             elif step.kind in ("scale", "blank_outside") and (
                 not contract.column(name).type.is_number
             ):
-                self.fault(at, f"'{step.kind}' needs a number; {name} is a "
-                           f"{contract.column(name).type}")  # fmt: skip
+                self.fault(
+                    at, f"'{step.kind}' needs a number; {name} is a {contract.column(name).type}"
+                )
             elif step.kind == "fill" and step.fill is not None:
                 self._fill(at, name, contract.column(name), step.fill[name])
         if step.kind == "deduplicate" and not contract.primary_key:
-            self.fault(at, f"deduplicate needs a primary key, and {contract.dataset} has none",
-                       f"mark it in schemas/{contract.dataset}.odcs.yaml")  # fmt: skip
+            self.fault(
+                at,
+                f"deduplicate needs a primary key, and {contract.dataset} has none",
+                f"mark it in schemas/{contract.dataset}.odcs.yaml",
+            )
 
     def _fill(self, at: Location, name: str, column: Column, value: object) -> None:
         wanted: type | tuple[type, ...] = {"string": str, "boolean": bool}.get(
@@ -217,9 +224,11 @@ class _Checker:
         whole = column.type.name in ("smallint", "int", "bigint")
         if column.type.name in ("date", "timestamp"):
             self.fault(at, f"fill cannot set {name}, a {column.type}")
-        elif not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            self.fault(at, f"fill {name}: {value!r} is no {column.type}")
-        elif whole and not isinstance(value, int):
+        elif (
+            not isinstance(value, wanted)
+            or (isinstance(value, bool) and wanted is not bool)
+            or (whole and not isinstance(value, int))
+        ):
             self.fault(at, f"fill {name}: {value!r} is no {column.type}")
 
     # -- features ------------------------------------------------------------------------------
@@ -230,11 +239,17 @@ class _Checker:
         spec, features = self.spec, self.spec.features
         base = contracts[features.base]
         if not spec.sources[features.base].nightly:
-            self.fault(("features", "base"), f"'{features.base}' needs {{ds}} in its path",
-                       "the base rows are what one night is made of")  # fmt: skip
+            self.fault(
+                ("features", "base"),
+                f"'{features.base}' needs {{ds}} in its path",
+                "the base rows are what one night is made of",
+            )
         if not base.primary_key:
-            self.fault(("features", "base"), f"contract '{base.dataset}' has no primary key",
-                       "a score must name its row: mark primaryKey columns")  # fmt: skip
+            self.fault(
+                ("features", "base"),
+                f"contract '{base.dataset}' has no primary key",
+                "a score must name its row: mark primaryKey columns",
+            )
         early = set(base.names) - base.after_event
         late = base.after_event
         derived = self._parsed(features.derive)
@@ -265,11 +280,17 @@ class _Checker:
         self._label(base, early, before)
         for name in self.spec.gate.slices:
             if name not in features.categorical:
-                self.fault(("gate", "slices"), f"slice '{name}' is no categorical feature",
-                           near(name, features.categorical))  # fmt: skip
+                self.fault(
+                    ("gate", "slices"),
+                    f"slice '{name}' is no categorical feature",
+                    near(name, features.categorical),
+                )
         if self.spec.split.by not in early | set(before):
-            self.fault(("split", "by"), f"no column '{self.spec.split.by}' in the base rows",
-                       near(self.spec.split.by, early | set(before)))  # fmt: skip
+            self.fault(
+                ("split", "by"),
+                f"no column '{self.spec.split.by}' in the base rows",
+                near(self.spec.split.by, early | set(before)),
+            )
         self._publish(scores, base, available, late)
         after = [name for name in order if name not in before]
         texts = features.derive
@@ -291,21 +312,30 @@ class _Checker:
             contract = contracts[join.source]
             for name in (*join.on, *join.columns, *([join.at] if join.at else [])):
                 if name not in contract.names:
-                    self.fault(at, f"{contract.dataset} has no column '{name}'",
-                               near(name, contract.names))  # fmt: skip
+                    self.fault(
+                        at, f"{contract.dataset} has no column '{name}'", near(name, contract.names)
+                    )
             if join.at is None and set(join.on) != set(contract.primary_key):
                 shown = ", ".join(contract.primary_key) or "none"
-                self.fault((*at, "on"), f"a join on ({', '.join(join.on)}) may repeat rows: the "
-                           f"primary key of {contract.dataset} is ({shown})")  # fmt: skip
-            if join.at and join.at in contract.names and (
-                contract.column(join.at).type.name != "timestamp"
+                self.fault(
+                    (*at, "on"),
+                    f"a join on ({', '.join(join.on)}) may repeat rows: the "
+                    f"primary key of {contract.dataset} is ({shown})",
+                )
+            if (
+                join.at
+                and join.at in contract.names
+                and (contract.column(join.at).type.name != "timestamp")
             ):
                 self.fault((*at, "at"), f"column '{join.at}' is no timestamp")
             for name in join.columns.values():
                 base_names = contracts[self.spec.features.base].names
                 if name in joined or name in base_names:
-                    self.fault((*at, "columns"), f"'{name}' is already a column",
-                               f"rename it: columns: {{{name}: {join.source}_{name}}}")  # fmt: skip
+                    self.fault(
+                        (*at, "columns"),
+                        f"'{name}' is already a column",
+                        f"rename it: columns: {{{name}: {join.source}_{name}}}",
+                    )
                 joined.add(name)
         return joined
 
@@ -314,8 +344,11 @@ class _Checker:
     ) -> None:
         for name in sorted(names):
             if name in late:
-                self.fault(at, f"'{name}' is known only after the event (knownAfterEvent)",
-                           "a prediction made before it must not read it")  # fmt: skip
+                self.fault(
+                    at,
+                    f"'{name}' is known only after the event (knownAfterEvent)",
+                    "a prediction made before it must not read it",
+                )
             elif name not in available:
                 self.fault(at, f"no column '{name}'", near(name, available))
 
@@ -347,15 +380,22 @@ class _Checker:
         publish = self.spec.publish
         for name in (publish.score, MODEL_VERSION):
             if name not in scores.names:
-                self.fault(("publish", "contract"), f"contract '{scores.dataset}' has no column "
-                           f"'{name}'", near(name, scores.names))  # fmt: skip
+                self.fault(
+                    ("publish", "contract"),
+                    f"contract '{scores.dataset}' has no column '{name}'",
+                    near(name, scores.names),
+                )
         made = {publish.score, MODEL_VERSION}
         at: Location = ("publish", "contract")
         self._readable(at, [n for n in scores.names if n not in made], available, late)
         if scores.primary_key != base.primary_key:
-            self.fault(at, f"the primary key of {scores.dataset} is "
-                       f"({', '.join(scores.primary_key)}); of the base rows "
-                       f"({', '.join(base.primary_key)})", "one score a row: make them the same")  # fmt: skip
+            self.fault(
+                at,
+                f"the primary key of {scores.dataset} is "
+                f"({', '.join(scores.primary_key)}); of the base rows "
+                f"({', '.join(base.primary_key)})",
+                "one score a row: make them the same",
+            )
         for name in publish.sort:
             if name not in scores.names:
                 self.fault(("publish", "sort"), f"no column '{name}'", near(name, scores.names))

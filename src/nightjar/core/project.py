@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from nightjar.core.errors import NotThereYet, UsageError, near
@@ -78,3 +78,14 @@ def parse_ds(text: str) -> date:
         except ValueError:
             pass
     raise UsageError(f"{text!r} is no date; write it like 2013-12-01", found=text)
+
+
+def nights_between(first: date, last: date) -> list[date]:
+    """Every date from `first` to `last`, both included.
+
+    Raises:
+        UsageError: `first` is after `last`.
+    """
+    if last < first:
+        raise UsageError(f"the first night, {first}, is after the last, {last}")
+    return [first + timedelta(days=i) for i in range((last - first).days + 1)]

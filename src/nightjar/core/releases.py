@@ -39,6 +39,7 @@ class Release:
     parent: str | None
     created: str
     pipeline: str
+    dataset: str
     ds: str
     run_key: str
     partitions: Mapping[str, Mapping[str, Any]]
@@ -89,9 +90,9 @@ class ReleaseLog:
     # -- writing -------------------------------------------------------------------------------
 
     def publish(
-        self, ds: date, run_key: str, source: Path, partition: Mapping[str, Any]
+        self, dataset: str, ds: date, run_key: str, source: Path, partition: Mapping[str, Any]
     ) -> tuple[Release, bool]:
-        """Make the files of `source` the night `ds` of a new release.
+        """Make the files of `source` the night `ds` of a new release of `dataset`.
 
         Returns the release, and False where this run key had landed before. The other nights are
         those of the release that it follows; where another night lands in between, it is built
@@ -105,7 +106,7 @@ class ReleaseLog:
             if parent and parent.partitions.get(ds.isoformat(), {}).get("run_key") == run_key:
                 self._heal()
                 return parent, False
-            release = self._build(parent, ds, run_key, source, partition)
+            release = self._build(parent, dataset, ds, run_key, source, partition)
             if self._append(release):
                 self._heal()
                 return release, True
@@ -115,6 +116,7 @@ class ReleaseLog:
     def _build(
         self,
         parent: Release | None,
+        dataset: str,
         ds: date,
         run_key: str,
         source: Path,
@@ -126,9 +128,16 @@ class ReleaseLog:
         kept = {d: p for d, p in (parent.partitions if parent else {}).items() if d != night}
         partitions = {**kept, night: {**partition, "run_key": run_key}}
         release = Release(
-            version, identity, parent.id if parent else None, now(), self.pipeline, night, run_key,
+            version,
+            identity,
+            parent.id if parent else None,
+            now(),
+            self.pipeline,
+            dataset,
+            night,
+            run_key,
             dict(sorted(partitions.items())),
-        )  # fmt: skip
+        )
         target = self.folder(release)
         target.mkdir(parents=True)
         for day, facts in release.partitions.items():

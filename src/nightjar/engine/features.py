@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     DateType,
@@ -95,11 +95,12 @@ def as_of_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
     buckets of length `within`, so that one busy key is no single partition: one shuffle, and a
     window over each bucket, in which a row of `right` also stands in the bucket after its own.
     """
-    assert join.at is not None and join.within is not None
+    assert join.at is not None
+    assert join.within is not None
     seconds = max(1, int(join.within / timedelta(seconds=1)))
     keys = [*join.on, "_bucket"]
 
-    def bucket(column: str) -> F.Column:
+    def bucket(column: str) -> Column:
         return F.floor(F.unix_micros(F.col(column)) / (seconds * 1_000_000))
 
     found = F.struct(

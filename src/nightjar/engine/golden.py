@@ -1,4 +1,4 @@
-"""Golden rows: kept with a model together with the scores it gave, and replayed before it is used."""
+"""Golden rows: kept with a model and the scores it gave, and replayed before it is used."""
 
 from __future__ import annotations
 

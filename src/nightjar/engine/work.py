@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -72,19 +72,23 @@ class Work:
         step: str,
         inputs: dict[date, object],
         do: Callable[[Sequence[date], str], dict[date, Record]],
+        stale: Collection[date] = (),
     ) -> dict[date, Record]:
         """Do a step for the nights whose inputs changed since their record; skip the others.
 
         `inputs` is, for each night, everything that decides the step's output. `do` is given the
-        nights to do and the name of the attempt, and returns a record for each.
+        nights to do and the name of the attempt, and returns a record for each. Nights in `stale`
+        are done whatever their record says.
         """
-        prints = {ds: fingerprint(step=step, code=code_digest(), of=of) for ds, of in inputs.items()}
+        prints = {
+            ds: fingerprint(step=step, code=code_digest(), of=of) for ds, of in inputs.items()
+        }
         finished = {ds: self.book.get(ds, step) for ds in prints}
         done: dict[date, Record] = {}
         for ds, record in finished.items():
             if record and record.fingerprint == prints[ds] and self._present(record):
                 done[ds] = record
-        pending = [ds for ds in prints if self.force or ds not in done]
+        pending = [ds for ds in prints if self.force or ds in stale or ds not in done]
         label = _label(sorted(prints))
         if not pending:
             self.say(f"{step:<18} {label}  already done")

@@ -38,8 +38,15 @@ def run(work: Work) -> dict[date, Record]:
         scores = read(work.spark, typed_schema(contract), folders)
         rows = count_rows(folders)
         docs = work.project.warehouse / "docs" / spec.name / ds.isoformat()
-        verdicts = judge(scores, contract, night=ds, read=rows, quarantined=0, docs=docs,
-                         run_name=f"audit {ds} {attempt}")  # fmt: skip
+        verdicts = judge(
+            scores,
+            contract,
+            night=ds,
+            read=rows,
+            quarantined=0,
+            docs=docs,
+            run_name=f"audit {ds} {attempt}",
+        )
         refuse_if_critical(verdicts, scores, contract, f"{spec.name} {ds}, scores", docs)
         flights = read(
             work.spark,
@@ -47,14 +54,16 @@ def run(work: Work) -> dict[date, Record]:
             work.outputs(base, SILVER),
         )
         _require_same_keys(scores, flights, contract.primary_key, rows, base.counts["clean"])
-        return {ds: blank_record(
-            counts={"scores": rows},
-            details={
-                "checks": [v.as_dict() for v in verdicts],
-                "files": {p.name: file_facts(p) for f in folders for p in parquet_files(f)},
-                "docs": work.project.relative(docs / "index.html"),
-            },
-        )}  # fmt: skip
+        return {
+            ds: blank_record(
+                counts={"scores": rows},
+                details={
+                    "checks": [v.as_dict() for v in verdicts],
+                    "files": {p.name: file_facts(p) for f in folders for p in parquet_files(f)},
+                    "docs": work.project.relative(docs / "index.html"),
+                },
+            )
+        }
 
     return work.once("audit", inputs, do)
 
@@ -92,5 +101,7 @@ def _require_same_keys(
         raise AccountingError(
             f"{expected} rows were to be scored and {rows} scores were written; {unscored} rows "
             "have none. Nothing was published.",
-            expected=expected, scores=rows, unscored=unscored,
-        )  # fmt: skip
+            expected=expected,
+            scores=rows,
+            unscored=unscored,
+        )

@@ -54,10 +54,15 @@ def run(work: Work, source: str) -> dict[date, Record]:
     nulls = spec.sources[source].null_values
     ingested = {ds: work.require(ds, f"ingest.{source}") for ds in work.nights_of(source)}
     inputs: dict[date, object] = {
-        ds: [contract.digest, [s.model_dump(mode="json") for s in steps], nulls,
-             [f["sha256"] for f in record.details["files"]], record.counts]
+        ds: [
+            contract.digest,
+            [s.model_dump(mode="json") for s in steps],
+            nulls,
+            [f["sha256"] for f in record.details["files"]],
+            record.counts,
+        ]
         for ds, record in ingested.items()
-    }  # fmt: skip
+    }
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
         def folders(kind: str) -> list[Path]:
@@ -108,9 +113,12 @@ def clean(
         if step.kind not in TEXT_STEPS and step.kind != "deduplicate":
             values.update({name: _value_step(step, name, values[name]) for name in step.columns})
     typed = prepared.select(
-        "*", *[v.cast(f.dataType).alias(f.name)
-               for f, v in zip(typed_schema(contract), values.values(), strict=True)]
-    )  # fmt: skip
+        "*",
+        *[
+            v.cast(f.dataType).alias(f.name)
+            for f, v in zip(typed_schema(contract), values.values(), strict=True)
+        ],
+    )
     judged = typed.withColumn(
         "_broken",
         broken_rules(contract.row_rules, {n: F.col(n) for n in contract.names}, texts),
@@ -130,9 +138,10 @@ def clean(
         judged.withColumn("outcome", outcome)
         .withColumn("_original", F.when(~kept, F.col("_original")))
         .withColumn("_text", F.lit(None).cast("string"))
-        .select(*contract.names, *[f.name for f in LINEAGE], "_broken", "_original", "_text",
-                "outcome")
-    )  # fmt: skip
+        .select(
+            *contract.names, *[f.name for f in LINEAGE], "_broken", "_original", "_text", "outcome"
+        )
+    )
 
 
 def refuse_unparsable(bronze: DataFrame, contract: Contract) -> DataFrame:
@@ -216,8 +225,6 @@ def _with_reasons(
     for row in counted.count().collect():
         reasons[row["_ds"]][row["rule"]] = row["count"]
     return {
-        ds: blank_record(
-            outputs=r.outputs, counts=r.counts, details={"rules_broken": reasons[ds]}
-        )
+        ds: blank_record(outputs=r.outputs, counts=r.counts, details={"rules_broken": reasons[ds]})
         for ds, r in records.items()
     }

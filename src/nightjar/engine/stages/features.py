@@ -27,9 +27,14 @@ def run(work: Work) -> dict[date, Record]:
     spec, ds = work.plan.spec, work.night
     used = {source: silver_records(work, source, [ds]) for source in spec.sources}
     inputs: dict[date, object] = {
-        ds: [spec.features, spec.label, spec.split, work.plan.scores.digest,
-             {s: {str(d): r.fingerprint for d, r in found.items()} for s, found in used.items()}]
-    }  # fmt: skip
+        ds: [
+            spec.features,
+            spec.label,
+            spec.split,
+            work.plan.scores.digest,
+            {s: {str(d): r.fingerprint for d, r in found.items()} for s, found in used.items()},
+        ]
+    }
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
         folder = work.folder("features", spec.name, attempt) / f"ds={ds}"
@@ -41,11 +46,14 @@ def run(work: Work) -> dict[date, Record]:
             raise AccountingError(
                 f"{spec.name} {ds}: {expected} silver rows of {spec.features.base} gave {written} "
                 "feature rows; a join repeated or lost rows",
-                silver=expected, features=written,
-            )  # fmt: skip
-        return {ds: blank_record(
-            outputs={ROWS: [work.project.relative(folder)]}, counts={"rows": written}
-        )}  # fmt: skip
+                silver=expected,
+                features=written,
+            )
+        return {
+            ds: blank_record(
+                outputs={ROWS: [work.project.relative(folder)]}, counts={"rows": written}
+            )
+        }
 
     return work.once("features", inputs, do)
 
@@ -67,8 +75,10 @@ def silver_records(work: Work, source: str, nights: Sequence[date]) -> dict[date
     wanted = list(nights)
     for ds in nights:
         work.require(ds, f"validate.{source}")
-    back = max((j.lookback for j in work.plan.spec.features.joins if j.source == source and j.at),
-               default=timedelta(0))  # fmt: skip
+    back = max(
+        (j.lookback for j in work.plan.spec.features.joins if j.source == source and j.at),
+        default=timedelta(0),
+    )
     for days in range(1, back.days + 1):
         earlier = nights[0] - timedelta(days=days)
         if work.book.get(earlier, f"validate.{source}"):

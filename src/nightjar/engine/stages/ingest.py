@@ -207,5 +207,3 @@ def _record(work: Work, folder: Path, size: int) -> Record:
         counts={"read": read, "unparsable": unparsable},
         details={"files": delivered},
     )
-
-

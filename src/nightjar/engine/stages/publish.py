@@ -28,7 +28,7 @@ def run(work: Work) -> dict[date, Record]:
     run_key = fingerprint(audit=audited.fingerprint)
     current = log.current()
     visible = current.partitions.get(ds.isoformat(), {}) if current else {}
-    inputs: dict[date, object] = {ds: [run_key, visible.get("run_key", run_key)]}
+    hidden = () if visible.get("run_key") == run_key else (ds,)
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
         (folder,) = work.outputs(scored, SCORES)
@@ -39,20 +39,27 @@ def run(work: Work) -> dict[date, Record]:
                 f"{folder}: the files are not those that were audited; nothing was published. "
                 f"Run again with --force. (found {sorted(found)}, audited {sorted(files)})"
             )
-        release, landed = log.publish(ds, run_key, folder, _partition(work, audited, scored))
+        release, landed = log.publish(
+            work.plan.scores.dataset, ds, run_key, folder, _partition(work, audited, scored)
+        )
         rows = sum(int(f["rows"]) for f in files.values())
-        return {ds: blank_record(
-            counts={"rows": rows},
-            details={"release": release.id, "landed_before": not landed,
-                     "folder": work.project.relative(log.folder(release))},
-        )}  # fmt: skip
+        return {
+            ds: blank_record(
+                counts={"rows": rows},
+                details={
+                    "release": release.id,
+                    "landed_before": not landed,
+                    "folder": work.project.relative(log.folder(release)),
+                },
+            )
+        }
 
-    return work.once("publish", inputs, do)
+    return work.once("publish", {ds: run_key}, do, stale=hidden)
 
 
 def _partition(work: Work, audited: Record, scored: Record) -> dict[str, object]:
     """What the manifest says of one night: from which data, by which model, how checked."""
-    ds, plan = work.night, work.plan
+    plan = work.plan
     ingested = {s: work.require(_night_of(work, s), f"ingest.{s}") for s in plan.spec.sources}
     gates = [work.require(_night_of(work, s), f"validate.{s}") for s in plan.spec.sources]
     checks = [c for r in (*gates, audited) for c in r.details["checks"]]
@@ -64,18 +71,22 @@ def _partition(work: Work, audited: Record, scored: Record) -> dict[str, object]
             "mlflow_run": scored.details["model_run"],
         },
         "inputs": {s: r.details["files"] for s, r in ingested.items()},
-        "rows": {s: dict(work.require(_night_of(work, s), f"clean.{s}").counts)
-                 for s in plan.spec.sources},
+        "rows": {
+            s: dict(work.require(_night_of(work, s), f"clean.{s}").counts)
+            for s in plan.spec.sources
+        },
         "contracts": {
             c.dataset: {"version": c.version, "sha256": c.digest}
             for c in (*plan.contracts.values(), plan.scores)
         },
-        "checks": {"passed": sum(c["passed"] for c in checks), "total": len(checks),
-                   "warnings": sorted(c["rule"] for c in checks if not c["passed"])},
+        "checks": {
+            "passed": sum(c["passed"] for c in checks),
+            "total": len(checks),
+            "warnings": sorted(c["rule"] for c in checks if not c["passed"]),
+        },
         "code": {"version": nightjar.__version__, "digest": code_digest()},
         "spec": fingerprint(spec=plan.spec),
-        "nights": [str(ds)],
-    }  # fmt: skip
+    }
 
 
 def _night_of(work: Work, source: str) -> date:

@@ -45,12 +45,18 @@ def run(work: Work) -> dict[date, Record]:
         scored = as_published(work.plan, engine.score(loaded, rows), model.label)
         folder = work.folder("scores", spec.name, attempt) / f"ds={ds}"
         scored.write.mode("error").option("compression", "zstd").parquet(str(folder))
-        return {ds: blank_record(
-            outputs={SCORES: [work.project.relative(folder)]},
-            counts={"scores": count_rows([folder])},
-            details={"model": model.label, "model_sha256": model.digest,
-                     "model_run": model.run_id, "golden_rows": golden},
-        )}  # fmt: skip
+        return {
+            ds: blank_record(
+                outputs={SCORES: [work.project.relative(folder)]},
+                counts={"scores": count_rows([folder])},
+                details={
+                    "model": model.label,
+                    "model_sha256": model.digest,
+                    "model_run": model.run_id,
+                    "golden_rows": golden,
+                },
+            )
+        }
 
     return work.once("score", inputs, do)
 

@@ -41,8 +41,9 @@ def run(work: Work, source: str) -> dict[date, Record]:
         )
         for verdict in verdicts:
             if not verdict.passed:
-                work.say(f"  warning: {verdict.rule}: found {verdict.found}; "
-                         f"expected {verdict.expected}")  # fmt: skip
+                work.say(
+                    f"  warning: {verdict.rule}: found {verdict.found}; expected {verdict.expected}"
+                )
         record = blank_record(
             counts={},
             details={

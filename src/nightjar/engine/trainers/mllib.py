@@ -38,8 +38,13 @@ def faults(candidate: Candidate) -> list[tuple[Location, str, str]]:
     if cls is None:
         known = _known_estimators()
         found = candidate.estimator
-        return [(("estimator",), f"pyspark.ml has no classifier {found!r} that gives "
-                 "probabilities", near(found, known))]  # fmt: skip
+        return [
+            (
+                ("estimator",),
+                f"pyspark.ml has no classifier {found!r} that gives probabilities",
+                near(found, known),
+            )
+        ]
     wrong: list[tuple[Location, str, str]] = []
     params = _params(cls)
     for name, value in candidate.params.items():
@@ -52,8 +57,9 @@ def faults(candidate: Candidate) -> list[tuple[Location, str, str]]:
             try:
                 params[name].typeConverter(value)
             except (TypeError, ValueError) as error:
-                wrong.append((at, f"parameter '{name}' of {cls.__name__}: {error}",
-                              params[name].doc))  # fmt: skip
+                wrong.append(
+                    (at, f"parameter '{name}' of {cls.__name__}: {error}", params[name].doc)
+                )
     return wrong
 
 

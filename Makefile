@@ -1,0 +1,40 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export UV_PYTHON_DOWNLOADS := never
+
+UV = $$(command -v uv || echo .uv/bin/uv)
+BIN := .venv/bin
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Check what the machine must have; build the environment from the lock
+	@python=$$(.ci/prerequisites) && \
+	if ! command -v uv >/dev/null && [ ! -x .uv/bin/uv ]; then \
+	    echo "bringing uv into .uv/"; \
+	    "$$python" -m venv .uv && .uv/bin/python -m pip install --quiet 'uv>=0.9'; \
+	fi && \
+	$(UV) sync --quiet --locked --python "$$python"
+
+demo: setup ## Run the whole of pipeline flight_delays on real flights of 2013
+	@$(BIN)/nightjar demo
+
+test: setup lint ## Lint, type-check and run the tests
+	$(BIN)/pytest
+
+lint: setup ## Style, types and borders
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+dist: setup ## dist/nightjar.zip: what spark-submit ships to the executors
+	@mkdir -p dist && rm -f dist/nightjar.zip
+	@cd src && ../$(BIN)/python -c "import pathlib, zipfile; z = zipfile.ZipFile('../dist/nightjar.zip', 'w'); [z.write(p) for p in sorted(pathlib.Path('nightjar').rglob('*')) if p.suffix in ('.py', '.typed')]"
+	@echo dist/nightjar.zip
+
+clean: ## Remove what the demo and the tests made; keeps the environment
+	rm -rf warehouse dist .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup demo test lint dist clean

@@ -1,0 +1,7 @@
+"""The scores held against their contract: `spark-submit jobs/audit.py PIPELINE --ds YYYY-MM-DD`."""
+
+from nightjar.engine.job import run_job
+from nightjar.engine.night import STAGES
+
+if __name__ == "__main__":
+    run_job(STAGES["audit"])

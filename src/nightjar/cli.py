@@ -1,0 +1,290 @@
+"""The `nightjar` command. Imports no engine until a command needs one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nightjar.core.errors import NightjarError, SpecError, UsageError
+from nightjar.core.project import Project, nights_between, parse_ds
+
+if TYPE_CHECKING:
+    from nightjar.engine.work import Work
+
+EXIT_CODES = """Exit status: 0 done; 1 a defect of Nightjar; 2 the request, a pipeline, a contract or a setting is wrong; 3 the data was refused; 4 something that must come first is missing; 5 another run came first."""  # noqa: E501
+
+app = typer.Typer(
+    name="nightjar",
+    help="From dirty daily files to audited, scored Parquet releases.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _date(text: str) -> date:
+    try:
+        return parse_ds(text)
+    except UsageError as error:
+        raise typer.BadParameter(error.message) from error
+
+
+PipelineName = Annotated[str, typer.Argument(help="A pipeline: the name of a file in pipelines/.")]
+Ds = Annotated[
+    date, typer.Option("--ds", parser=_date, metavar="YYYY-MM-DD", help="The night's date.")
+]
+ProjectFolder = Annotated[
+    Path | None,
+    typer.Option("--project", help="The project's folder. Default: here or above."),
+]
+Warehouse = Annotated[
+    Path | None,
+    typer.Option(
+        "--warehouse",
+        help="Where data is kept. Default: $NIGHTJAR_WAREHOUSE, or warehouse/ in the project.",
+    ),
+]
+Profile = Annotated[
+    str, typer.Option("--profile", help="Where to run: a file of spark-conf/, without .conf.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
+Force = Annotated[bool, typer.Option("--force", help="Run every step, also finished ones.")]
+
+
+@app.command(epilog=EXIT_CODES)
+def check(
+    project: ProjectFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every pipeline and every contract, without starting Spark."""
+    from nightjar.core.plan import check_project
+
+    with _errors(as_json):
+        found = Project.find(project)
+        plans, faults = check_project(found)
+        try:
+            from nightjar.engine.trainers import candidate_faults
+        except ModuleNotFoundError as error:
+            typer.echo(f"estimators were not checked: {error.name} is not installed", err=True)
+        else:
+            faults += [fault for plan in plans for fault in candidate_faults(plan)]
+        if faults:
+            raise SpecError(faults=faults)
+        contracts = found.contract_names()
+        text = f"{len(plans)} pipeline(s) and {len(contracts)} contract(s) hold"
+        _answer(as_json, {"pipelines": [p.spec.name for p in plans], "contracts": contracts}, text)
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    pipeline: PipelineName,
+    ds: Ds,
+    only: Annotated[str | None, typer.Option(help="Run one stage of the night alone.")] = None,
+    force: Force = False,
+    project: ProjectFolder = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    as_json: AsJson = False,
+) -> None:
+    """Run a night: ingest, clean, validate, features, score, audit, publish."""
+    with _errors(as_json):
+        from nightjar.core.records import RecordBook
+
+        found = Project.find(project, warehouse)
+        with _work(found, pipeline, [ds], profile, force, as_json) as work:
+            from nightjar.engine.night import run_night
+
+            run_night(work, only)
+        if only is not None:
+            _answer(as_json, {"pipeline": pipeline, "ds": str(ds), "stage": only}, "")
+            return
+        published = RecordBook(found.warehouse, pipeline).get(ds, "publish")
+        assert published is not None, "run_night publishes or raises"
+        answer = {"pipeline": pipeline, "ds": str(ds), **published.details, **published.counts}
+        _answer(
+            as_json,
+            answer,
+            f"{pipeline} {ds}: release {published.details['release']}, "
+            f"{published.counts['rows']:,} rows",
+        )
+
+
+@app.command(epilog=EXIT_CODES)
+def load(
+    pipeline: PipelineName,
+    first: Annotated[
+        date, typer.Option("--from", parser=_date, metavar="YYYY-MM-DD", help="First night.")
+    ],
+    last: Annotated[
+        date, typer.Option("--to", parser=_date, metavar="YYYY-MM-DD", help="Last night.")
+    ],
+    force: Force = False,
+    project: ProjectFolder = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    as_json: AsJson = False,
+) -> None:
+    """Ingest, clean and validate a range of nights at once, as history to learn from."""
+    with _errors(as_json):
+        nights = nights_between(first, last)
+        found = Project.find(project, warehouse)
+        with _work(found, pipeline, nights, profile, force, as_json) as work:
+            from nightjar.engine import night
+
+            night.load(work)
+        _answer(as_json, {"pipeline": pipeline, "nights": len(nights)}, f"{len(nights)} nights")
+
+
+@app.command(epilog=EXIT_CODES)
+def train(
+    pipeline: PipelineName,
+    as_of: Annotated[
+        date,
+        typer.Option(
+            "--as-of",
+            parser=_date,
+            metavar="YYYY-MM-DD",
+            help="The day of training: labels known by then are learnt from.",
+        ),
+    ],
+    force: Force = False,
+    project: ProjectFolder = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+    as_json: AsJson = False,
+) -> None:
+    """Train the candidates on the loaded nights; promote the best if the gate lets it."""
+    with _errors(as_json):
+        found = Project.find(project, warehouse)
+        with _work(found, pipeline, [as_of], profile, force, as_json) as work:
+            from nightjar.engine.training import train as train_candidates
+
+            record = train_candidates(work, as_of)
+        details = dict(record.details)
+        verdict = (
+            f"champion: {details['champion']}"
+            if details["promoted"]
+            else f"not promoted: {'; '.join(details['reasons'])}"
+        )
+        _answer(as_json, details, verdict)
+
+
+@app.command(epilog=EXIT_CODES)
+def releases(
+    pipeline: Annotated[str | None, typer.Argument(help="One pipeline. Default: all.")] = None,
+    project: ProjectFolder = None,
+    warehouse: Warehouse = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was released, newest first; the first of a pipeline is what readers see."""
+    from nightjar.core.releases import ReleaseLog
+
+    with _errors(as_json):
+        found = Project.find(project, warehouse)
+        if pipeline is not None:
+            found.pipeline_file(pipeline)
+        names = [pipeline] if pipeline else found.pipeline_names()
+        rows = [
+            {
+                "release": r.id,
+                "pipeline": r.pipeline,
+                "dataset": r.dataset,
+                "ds": r.ds,
+                "nights": len(r.partitions),
+                "rows": r.rows,
+                "model": r.partitions[r.ds]["model"]["version"],
+                "created": r.created,
+                "folder": str(ReleaseLog(found.warehouse, name).folder(r)),
+            }
+            for name in names
+            for r in reversed(ReleaseLog(found.warehouse, name).all())
+        ]
+        lines = [
+            f"{r['release']}  {r['dataset']}  {r['nights']} night(s)  {r['rows']:,} rows  "
+            f"{r['model']}  {r['created']}"
+            for r in rows
+        ]
+        _answer(as_json, {"releases": rows}, "\n".join(lines) or "nothing is released yet")
+
+
+@app.command(epilog=EXIT_CODES)
+def query(
+    sql: Annotated[
+        str, typer.Argument(help="SQL over the released datasets, in DuckDB's dialect.")
+    ],
+    project: ProjectFolder = None,
+    warehouse: Warehouse = None,
+    as_json: AsJson = False,
+) -> None:
+    """Query what is released: one table for each published dataset."""
+    from nightjar.core.query import query_releases
+
+    with _errors(as_json):
+        answer = query_releases(Project.find(project, warehouse), sql)
+        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+        _answer(as_json, {"releases": answer.releases, "rows": rows}, answer.text)
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    project: ProjectFolder = None,
+    warehouse: Warehouse = None,
+    profile: Profile = "local",
+) -> None:
+    """Run the whole of pipeline flight_delays on real flights: load, train, three nights."""
+    with _errors(False):
+        from nightjar.demo import run_demo
+
+        run_demo(Project.find(project, warehouse), profile)
+
+
+def main() -> None:
+    """The entry point of the `nightjar` command."""
+    app()
+
+
+@contextmanager
+def _work(
+    project: Project, pipeline: str, nights: list[date], profile: str, force: bool, as_json: bool
+) -> Iterator[Work]:
+    """The plan and the Spark session of one command; the session is stopped at its end."""
+    from nightjar.core.plan import load_plan
+
+    plan = load_plan(project, pipeline)
+    from nightjar.engine.open import open_work
+
+    say: Callable[[str], None] = lambda line: typer.echo(line, err=as_json)  # noqa: E731
+    with open_work(project, plan, nights, profile, say, force) as work:
+        yield work
+
+
+@contextmanager
+def _errors(as_json: bool) -> Iterator[None]:
+    """Errors of ours as one message and their exit status; a defect keeps its traceback."""
+    try:
+        yield
+    except NightjarError as error:
+        if as_json:
+            typer.echo(json.dumps({"error": error.as_dict()}, indent=1, default=str))
+        typer.echo(f"nightjar: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
+def _answer(as_json: bool, data: dict[str, Any], text: str) -> None:
+    if as_json:
+        typer.echo(json.dumps(data, indent=1, default=str))
+    elif text:
+        typer.echo(text)
+
+
+if __name__ == "__main__":
+    main()

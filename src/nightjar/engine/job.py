@@ -1,0 +1,47 @@
+"""What the spark-submit entry points share: the same arguments as the command line's, one stage."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nightjar.core.errors import NightjarError
+from nightjar.core.plan import load_plan
+from nightjar.core.project import Project, nights_between, parse_ds
+from nightjar.engine.open import open_work
+from nightjar.engine.work import Work
+
+
+def run_job(do: Callable[[Work], object], arguments: Sequence[str] | None = None) -> None:
+    """Run `do` on the pipeline and night that the arguments name, and exit as the command would.
+
+    Arguments: PIPELINE --ds YYYY-MM-DD [--to YYYY-MM-DD] [--project P] [--warehouse W]
+    [--force] [--profile NAME]. The profile is for `python jobs/x.py` alone; under spark-submit
+    the launcher decides.
+    """
+    parser = argparse.ArgumentParser(description="One stage of a night, for spark-submit.")
+    parser.add_argument("pipeline")
+    parser.add_argument("--ds", required=True)
+    parser.add_argument("--to", help="last night of a range, for loads of history")
+    parser.add_argument("--project", type=Path)
+    parser.add_argument("--warehouse", type=Path)
+    parser.add_argument("--profile", default="local")
+    parser.add_argument("--force", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        first = parse_ds(given.ds)
+        last = parse_ds(given.to) if given.to else first
+        project = Project.find(given.project, given.warehouse)
+        plan = load_plan(project, given.pipeline)
+        nights = nights_between(first, last)
+        with open_work(project, plan, nights, given.profile, _say, given.force) as work:
+            do(work)
+    except NightjarError as error:
+        print(f"nightjar: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        sys.exit(error.exit_status)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201

@@ -1,0 +1,305 @@
+"""Training: candidates learn from the same rows, and the best one is promoted on evidence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock
+from pathlib import Path
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+import nightjar
+from nightjar.core.errors import NotThereYet, SpecError, TrainingRefused
+from nightjar.core.pipeline import Gate
+from nightjar.core.records import Record, code_digest
+from nightjar.engine import features, golden
+from nightjar.engine.evaluation import Metrics, evaluate
+from nightjar.engine.lake import read
+from nightjar.engine.registry import Registry
+from nightjar.engine.stages.features import silver_frames, silver_records
+from nightjar.engine.trainers import SCORE, candidate_faults, trainer
+from nightjar.engine.work import Work, blank_record
+
+SMALLEST_CLASS = 20
+BASE_RATE = "base_rate"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate, trained and measured on the test window."""
+
+    candidate: str
+    run_id: str
+    metrics: Metrics
+    slices: Mapping[str, Mapping[str, Metrics]]
+    seconds: float
+    refused: tuple[str, ...]
+
+
+def train(work: Work, as_of: date) -> Record:
+    """Train the pipeline's candidates on what is known on the day `as_of`; promote the best.
+
+    The rows are those of the loaded nights of the split's history whose labels are known by then.
+
+    Raises:
+        SpecError: a candidate's estimator or parameters are wrong.
+        NotThereYet: no night that can be learnt from is loaded.
+        TrainingRefused: the rows cannot give a model that means anything.
+    """
+    faults = candidate_faults(work.plan)
+    if faults:
+        raise SpecError(faults=faults)
+    spec = work.plan.spec
+    nights = _known_nights(work, as_of)
+    used = {source: silver_records(work, source, nights) for source in spec.sources}
+    inputs: dict[date, object] = {
+        as_of: [
+            spec.features,
+            spec.label,
+            spec.split,
+            spec.candidates,
+            spec.gate,
+            {s: {str(d): r.fingerprint for d, r in found.items()} for s, found in used.items()},
+        ]
+    }
+
+    def do(pending: object, attempt: str) -> dict[date, Record]:
+        cutoff = datetime.combine(nights[-1] + timedelta(days=1), clock.min, UTC) - spec.split.test
+        with tempfile.TemporaryDirectory(dir=_scratch(work), prefix=f"{attempt}-") as scratch:
+            session = _Session(work, as_of, nights, cutoff, Path(scratch))
+            return {as_of: session.run(features.build(work.plan, silver_frames(work, used)))}
+
+    return work.once("train", inputs, do)[as_of]
+
+
+def _known_nights(work: Work, as_of: date) -> list[date]:
+    spec = work.plan.spec
+    base = spec.features.base
+    loaded = work.book.nights(f"validate.{base}")
+    last = as_of - spec.label.known_after
+    nights = [ds for ds in loaded if last - spec.split.history < ds <= last]
+    if not nights:
+        raise NotThereYet(
+            f"no night of '{base}' whose labels are known on {as_of} is loaded; load some first: "
+            f"nightjar load {spec.name} --from YYYY-MM-DD --to YYYY-MM-DD",
+            loaded=[str(ds) for ds in loaded[-5:]],
+        )
+    return nights
+
+
+def _scratch(work: Work) -> Path:
+    folder = work.project.warehouse / "training" / work.plan.spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class _Session:
+    """One training: rows, split, trials, gate."""
+
+    def __init__(
+        self, work: Work, as_of: date, nights: list[date], cutoff: datetime, scratch: Path
+    ) -> None:
+        self.work, self.as_of, self.nights, self.cutoff = work, as_of, nights, cutoff
+        self.scratch = scratch
+        self.spec = work.plan.spec
+        self.label = self.spec.label.name
+        self.registry = Registry(work.project, self.spec.name)
+
+    def run(self, built: DataFrame) -> Record:
+        self.work.say(
+            f"  {len(self.nights)} nights, {self.nights[0]} to {self.nights[-1]}; "
+            f"tested on rows from {self.cutoff:%Y-%m-%d %H:%M} UTC"
+        )
+        folder = self.scratch / "features"
+        labelled = built.where(F.col(self.label).isNotNull())
+        is_test = F.col(self.spec.split.by) >= F.lit(self.cutoff)
+        labelled.withColumn("part", F.when(is_test, "test").otherwise("train")).write.partitionBy(
+            "part"
+        ).parquet(str(folder))
+        schema = features.schema(self.work.plan)
+        train = read(self.work.spark, schema, [folder / "part=train"])
+        test = read(self.work.spark, schema, [folder / "part=test"])
+        # The same partitions each time: sampling, and so the model, follows them.
+        slots = self.work.spark.sparkContext.defaultParallelism
+        train = train.repartitionByRange(slots, *train.columns[:2], *train.columns[2:5])
+        train = train.persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            rows = self._look_at(train, test)
+            trials = [self._trial(name, train, test) for name in self.spec.candidates]
+            constant = test.withColumn(SCORE, F.lit(rows["train_positives"] / rows["train"]))
+            base_rate, _ = evaluate(constant, SCORE, self.label)
+            return self._decide(trials, test, base_rate, rows)
+        finally:
+            train.unpersist()
+
+    def _look_at(self, train: DataFrame, test: DataFrame) -> dict[str, int]:
+        """Count what there is to learn from; refuse what cannot give a meaningful model."""
+        counts = {}
+        for name, rows in (("train", train), ("test", test)):
+            row = rows.agg(F.count(F.lit(1)).alias("n"), F.sum(self.label).alias("p")).first()
+            counts[name] = int(row["n"]) if row else 0
+            counts[f"{name}_positives"] = int(row["p"] or 0) if row else 0
+        for name in ("train", "test"):
+            positives = counts[f"{name}_positives"]
+            smaller = min(positives, counts[name] - positives)
+            if smaller < SMALLEST_CLASS:
+                raise TrainingRefused(
+                    f"the {name} rows hold {positives} positives of {counts[name]}; at least "
+                    f"{SMALLEST_CLASS} of each class are needed. Load more nights, or look at "
+                    f"label '{self.label}': {self.spec.label.expr}",
+                    **counts,
+                )
+        numeric = list(self.spec.features.numeric)
+        empty = [n for n, found in features.present(numeric, train).items() if found == 0]
+        if empty:
+            raise TrainingRefused(
+                f"no training row has a value for: {', '.join(empty)}. Remove the feature, or see "
+                "why its source gives nothing.",
+                features=empty,
+            )
+        return counts
+
+    def _trial(self, name: str, train: DataFrame, test: DataFrame) -> Trial:
+        candidate = self.spec.candidates[name]
+        engine = trainer(candidate.trainer)
+        with self.registry.run(name, {"as_of": str(self.as_of), "candidate": name}) as run_id:
+            started = time.monotonic()
+            model = engine.fit(train, self.spec.features, self.label, candidate)
+            seconds = time.monotonic() - started
+            metrics, slices = evaluate(
+                engine.score(model, test), SCORE, self.label, self.spec.gate.slices
+            )
+            folder = self.scratch / name
+            folder.mkdir()
+            engine.save(model, folder / "model")
+            golden.keep(engine, model, test, folder / "golden")
+            facts = self._facts(name, metrics)
+            (folder / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+            self.registry.log(
+                run_id,
+                {
+                    "trainer": candidate.trainer,
+                    "estimator": candidate.estimator,
+                    "categorical": candidate.categorical,
+                    "standardize": candidate.standardize,
+                    **{f"param.{k}": v for k, v in candidate.params.items()},
+                    "first_night": self.nights[0],
+                    "last_night": self.nights[-1],
+                    "test_from": self.cutoff.isoformat(),
+                    "code": code_digest(),
+                },
+                {**metrics.as_dict(), "training_seconds": seconds},
+            )
+            self.registry.store(run_id, folder)
+            shutil.rmtree(folder)
+        refused = tuple(gate_faults(metrics, slices, self.spec.gate))
+        self.work.say(
+            f"  {name:<16} ROC AUC {metrics.roc_auc:.4f} "
+            f"[{metrics.roc_auc_low:.4f}, {metrics.roc_auc_high:.4f}]  "
+            f"log loss {metrics.log_loss:.4f}  ({seconds:.1f} s)"
+        )
+        return Trial(name, run_id, metrics, slices, seconds, refused)
+
+    def _facts(self, name: str, metrics: Metrics) -> dict[str, Any]:
+        candidate = self.spec.candidates[name]
+        return {
+            "pipeline": self.spec.name,
+            "candidate": name,
+            "trainer": candidate.trainer,
+            "spec": candidate.model_dump(mode="json"),
+            "features": self.spec.features.model_dump(mode="json"),
+            "label": self.spec.label.model_dump(mode="json"),
+            "nights": [str(self.nights[0]), str(self.nights[-1])],
+            "test_from": self.cutoff.isoformat(),
+            "metrics": metrics.as_dict(),
+            "golden_rows": min(golden.ROWS, metrics.rows),
+            "nightjar": nightjar.__version__,
+            "code": code_digest(),
+            "spark": self.work.spark.version,
+        }
+
+    def _decide(
+        self, trials: list[Trial], test: DataFrame, base_rate: Metrics, rows: dict[str, int]
+    ) -> Record:
+        best = max(trials, key=lambda t: t.metrics.roc_auc)
+        champion = self.registry.champion()
+        reasons = list(best.refused)
+        standing: Metrics | None = None
+        if champion is not None and not reasons:
+            engine = trainer(champion.facts["trainer"])
+            loaded = engine.load(self.work.spark, champion.folder / "model")
+            standing, _ = evaluate(engine.score(loaded, test), SCORE, self.label)
+            needed = standing.roc_auc + self.spec.gate.gain
+            if best.metrics.roc_auc < needed:
+                reasons.append(
+                    f"ROC AUC {best.metrics.roc_auc:.4f} is below {needed:.4f}, what the champion "
+                    f"{champion.label} shows on the same rows (gain {self.spec.gate.gain:g})"
+                )
+        promoted = None
+        if not reasons:
+            promoted = self.registry.register(best.run_id)
+            engine = trainer(promoted.facts["trainer"])
+            loaded = engine.load(self.work.spark, promoted.folder / "model")
+            golden.replay(self.work.spark, engine, loaded, promoted)
+            self.registry.promote(promoted)
+            self.work.say(f"  {promoted.label} ({best.candidate}) is the champion")
+        else:
+            self.work.say(f"  not promoted: {'; '.join(reasons)}")
+        return blank_record(
+            counts={"train rows": rows["train"], "test rows": rows["test"]},
+            details={
+                "champion": promoted.label if promoted else champion and champion.label,
+                "promoted": promoted is not None,
+                "reasons": reasons,
+                "best": best.candidate,
+                "nights": [str(self.nights[0]), str(self.nights[-1])],
+                "test_from": self.cutoff.isoformat(),
+                "base_rate": base_rate.as_dict(),
+                "champion_before": standing.as_dict() if standing else None,
+                "candidates": {
+                    t.candidate: {
+                        **t.metrics.as_dict(),
+                        "seconds": round(t.seconds, 3),
+                        "run": t.run_id,
+                        "estimator": self.spec.candidates[t.candidate].estimator,
+                        "refused": list(t.refused),
+                        "calibration": t.metrics.calibration,
+                        "slices": {
+                            s: {value: m.as_dict() for value, m in found.items()}
+                            for s, found in t.slices.items()
+                        },
+                    }
+                    for t in trials
+                },
+            },
+        )
+
+
+def gate_faults(
+    metrics: Metrics, slices: Mapping[str, Mapping[str, Metrics]], gate: Gate
+) -> list[str]:
+    """Why a candidate may not become champion; empty where it may.
+
+    A slice counts where it has `smallest_slice` rows and both classes.
+    """
+    faults = []
+    if not metrics.roc_auc >= gate.at_least:
+        faults.append(f"ROC AUC {metrics.roc_auc:.4f} is below {gate.at_least:g}")
+    for name, found in slices.items():
+        for value, part in found.items():
+            big = part.rows >= gate.smallest_slice and 0 < part.positives < part.rows
+            if big and not part.roc_auc >= gate.slices_at_least:
+                faults.append(
+                    f"ROC AUC {part.roc_auc:.4f} where {name} is {value} ({part.rows} rows) is "
+                    f"below {gate.slices_at_least:g}"
+                )
+    return faults
