@@ -30,11 +30,13 @@ lint: setup ## Style, types and borders
 	$(BIN)/lint-imports
 
 dist: setup ## dist/nightjar.zip: what spark-submit ships to the executors
-	@mkdir -p dist && rm -f dist/nightjar.zip
-	@cd src && ../$(BIN)/python -c "import pathlib, zipfile; z = zipfile.ZipFile('../dist/nightjar.zip', 'w'); [z.write(p) for p in sorted(pathlib.Path('nightjar').rglob('*')) if p.suffix in ('.py', '.typed')]"
-	@echo dist/nightjar.zip
+	@mkdir -p dist && $(MAKE) -s zip ZIP=$(CURDIR)/dist/nightjar.zip && echo dist/nightjar.zip
+
+zip:
+	@cd src && rm -f $(ZIP) && find nightjar -name '*.py' -o -name py.typed | sort | \
+	    xargs ../$(BIN)/python -m zipfile -c $(ZIP)
 
 clean: ## Remove what the demo and the tests made; keeps the environment
 	rm -rf warehouse dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint dist clean
+.PHONY: help setup demo test lint dist zip clean

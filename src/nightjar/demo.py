@@ -112,12 +112,13 @@ def run_demo(project: Project, profile: str = "local", span: Span | None = None)
     from nightjar.engine.training import train
 
     span = span or Span()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 132
     started = time.monotonic()
 
     def say(line: str) -> None:
-        console.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim]  ", end="")
-        console.print(line, markup=False)
+        console.print(f"{time.monotonic() - started:6.1f} s  {line}", markup=False, soft_wrap=True)
 
     plan = load_plan(project, PIPELINE)
     say(f"landing            {land(project.warehouse)} files in {project.warehouse / 'landing'}")
@@ -207,10 +208,10 @@ def _need(book: RecordBook, ds: date, step: str) -> Record:
 def _question(plan: Plan, folder: Path) -> str:
     score = plan.spec.publish.score
     return (
-        f"SELECT ds, origin, count(*) AS flights, round(avg({score}), 3) AS mean_risk, "
-        f"count(*) FILTER ({score} >= 0.4) AS likely_late "
-        f"FROM read_parquet('{folder}/ds=*/*.parquet', hive_partitioning = true) "
-        "GROUP BY ALL ORDER BY ALL"
+        f"SELECT ds, origin, count(*) AS flights, round(avg({score}), 3) AS mean_risk,\n"
+        f"       count(*) FILTER ({score} >= 0.4) AS likely_late\n"
+        f"FROM read_parquet('{folder}/ds=*/*.parquet', hive_partitioning = true)\n"
+        "GROUP BY ALL ORDER BY ALL;"
     )
 
 
@@ -223,66 +224,72 @@ def _ask(sql: str) -> dict[str, Any]:
 
 def show(console: Console, summary: dict[str, Any]) -> None:
     """Print the summary for a person."""
-    table = Table(title="\nRows: read = clean + quarantined + deduplicated", title_justify="left")
+    console.print(_rows_table(summary["rows"]))
+    console.print(_models_table(summary["training"]))
+    release = summary["release"]
+    console.print(f"\nChampion  {summary['training']['champion']}")
+    console.print(f"Release   {release['id']}: {release['rows']:,} rows, model {release['model']}")
+    console.print(f"  in      {release['folder']}", soft_wrap=True)
+    console.print(f"Reports   {summary['docs']}/*/index.html", soft_wrap=True)
+    console.print(f"\nAsk it in DuckDB:\n\n{summary['question']}\n", markup=False, soft_wrap=True)
+    answer = Table()
+    for name in summary["answer"]["columns"]:
+        answer.add_column(name, justify="left" if name in ("ds", "origin") else "right")
+    for values in summary["answer"]["rows"]:
+        answer.add_row(*values)
+    console.print(answer)
+    console.print(f"Done in {summary['wall_seconds']:.0f} s.")
+
+
+def _rows_table(rows: list[dict[str, Any]]) -> Table:
+    title = "Rows: read = clean + quarantined + deduplicated"
+    table = Table(title="\n" + title, title_justify="left")
     for name in ("night", "dataset"):
-        table.add_column(name)
-    for name in ("read", "clean", "quarantined", "deduplicated", "checks"):
-        table.add_column(name, justify="right")
-    table.add_column("reasons and warnings")
-    before = None
-    for row in summary["rows"]:
-        if before not in (None, row["night"]) and row["dataset"] == "flights":
+        table.add_column(name, no_wrap=True)
+    for name in ("read", "clean", "quarantined", "deduplicated", "checks passed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why")
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before and before["night"] != row["night"] and row["dataset"] == "flights":
             table.add_section()
-        before = row["night"]
-        notes = [f"{count} {rule}" for rule, count in row.get("reasons", {}).items()]
+        notes = [f"{count} x {rule}" for rule, count in row.get("reasons", {}).items()]
         notes += [f"warning: {rule}" for rule in row["warnings"]]
         kinds = ("read", "clean", "quarantined", "deduplicated")
-        shown = (
-            [f"{row[k]:,}" for k in kinds] if "read" in row else ["", f"{row['rows']:,}", "", ""]
-        )
-        checks = f"{row['passed']}/{row['checks']}"
-        table.add_row(row["night"], row["dataset"], *shown, checks, "\n".join(notes))
-    console.print(table)
-    training = summary["training"]
-    models = Table(
-        title=f"\nModels, tested on flights from {training['test_from'][:10]} on that none of them "
-        "had seen",
+        counts = [f"{row[kind]:,}" for kind in kinds] if "read" in row else [""] * 4
+        checks = f"{row['passed']} of {row['checks']}"
+        if "rows" in row:
+            notes.append(f"{row['rows']:,} scores released")
+        table.add_row(row["night"], row["dataset"], *counts, checks, "\n".join(notes))
+    return table
+
+
+def _models_table(training: dict[str, Any]) -> Table:
+    first, tested = training["test_from"][:10], training["base_rate"]["rows"]
+    table = Table(
+        title=f"\nModels, on {tested:,} flights from {first} on that none of them had seen",
         title_justify="left",
     )
-    for name in ("model", "estimator"):
-        models.add_column(name)
+    for name in ("candidate", "estimator"):
+        table.add_column(name, no_wrap=True)
     for name in ("ROC AUC", "95% interval", "log loss", "trained in"):
-        models.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     base = training["base_rate"]
-    models.add_row(
-        "base rate",
-        "the training rows' share of late flights for everybody",
+    table.add_row(
+        "(base rate)",
+        "everybody the same",
         f"{base['roc_auc']:.4f}",
         "",
         f"{base['log_loss']:.4f}",
         "",
     )
-    for name, found in training["candidates"].items():
-        best = " *" if name == training["best"] else ""
-        models.add_row(
-            name + best,
+    by_quality = sorted(training["candidates"].items(), key=lambda item: item[1]["roc_auc"])
+    for name, found in by_quality:
+        table.add_row(
+            name,
             found["estimator"].rpartition(".")[2],
             f"{found['roc_auc']:.4f}",
             f"{found['roc_auc_low']:.4f} to {found['roc_auc_high']:.4f}",
             f"{found['log_loss']:.4f}",
             f"{found['seconds']:.1f} s",
         )
-    console.print(models)
-    release = summary["release"]
-    console.print(f"\n* champion: {training['champion']}")
-    console.print(f"Release  {release['id']}: {release['rows']:,} rows, model {release['model']}")
-    console.print(f"  in     {release['folder']}")
-    console.print(f"Reports  {summary['docs']}/*/index.html\n")
-    console.print("Ask it in DuckDB:\n  " + summary["question"], markup=False)
-    answer = Table()
-    for name in summary["answer"]["columns"]:
-        answer.add_column(name)
-    for values in summary["answer"]["rows"]:
-        answer.add_row(*values)
-    console.print(answer)
-    console.print(f"\nDone in {summary['wall_seconds']:.0f} s.")
+    return table

@@ -32,7 +32,11 @@ class DataType:
 
     @property
     def is_number(self) -> bool:
-        return self.name in {"smallint", "int", "bigint", "float", "double", "decimal"}
+        return self.is_whole or self.name in {"float", "double", "decimal"}
+
+    @property
+    def is_whole(self) -> bool:
+        return self.name in {"smallint", "int", "bigint"}
 
 
 @dataclass(frozen=True)

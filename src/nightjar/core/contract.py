@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -96,6 +97,27 @@ _READ = {
     CustomProperty: {"id", "property", "value", "description"},
 }
 _ROW_QUALITY = {"invalidValues", "nullValues", "missingValues"}
+_THRESHOLDS = (
+    ("mustBe", "mustBeGreaterThan", "mustBeGreaterOrEqualTo", "mustBeBetween"),
+    ("mustBe", "mustBeLessThan", "mustBeLessOrEqualTo", "mustBeBetween"),
+)
+_UNUSED = {
+    "library": ("engine", "implementation"),
+    "custom": ("metric", "arguments"),
+    "text": (
+        *("metric", "arguments", "unit", "engine", "implementation"),
+        *_THRESHOLDS[0],
+        *_THRESHOLDS[1][1:3],
+    ),
+}
+_VALUES: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "date": str,
+    "timestamp": str,
+}
 
 
 @dataclass(frozen=True)
@@ -234,6 +256,7 @@ class _Compiler:
             if p.primaryKey
         ]
         key = tuple(name for _, name in sorted(keyed, key=lambda pair: pair[0]))
+        self._key_positions(table.properties or [])
         if key:
             self._add_dataset(
                 "primary_key",
@@ -275,6 +298,18 @@ class _Compiler:
         for key in ("id", "version", "status"):
             if not getattr(self.model, key):
                 self.fault((), f"'{key}' is missing")
+
+    def _key_positions(self, properties: list[SchemaProperty]) -> None:
+        keyed = [p.primaryKeyPosition for p in properties if p.primaryKey]
+        for i, prop in enumerate(properties):
+            at: Location = ("schema", 0, "properties", i, "primaryKeyPosition")
+            position = prop.primaryKeyPosition
+            if position is not None and not prop.primaryKey:
+                self.fault(at, f"column '{prop.name}' has a primaryKeyPosition and no primaryKey")
+            elif position is not None and keyed.count(position) > 1:
+                self.fault(at, f"column '{prop.name}': primaryKeyPosition {position} stands twice")
+            elif position is None and prop.primaryKey and any(p is not None for p in keyed):
+                self.fault(at[:-1], f"column '{prop.name}' of the primary key has no position")
 
     # -- columns -----------------------------------------------------------------------------
 
@@ -339,10 +374,14 @@ class _Compiler:
                 "use one of: " + ", ".join(shown),
             )
             return DataType(allowed[0])
-        if name == "decimal" and not 0 <= int(match[3]) <= int(match[2]) <= 38:
-            self.fault((*at, "physicalType"), f"{written}: 0 <= scale <= precision <= 38")
+        precision, scale = int(match[2] or 0), int(match[3] or 0)
+        if name == "decimal" and not (1 <= precision <= 38 and scale <= precision):
+            self.fault(
+                (*at, "physicalType"),
+                f"column '{prop.name}': {written} needs 1 <= precision <= 38, scale <= precision",
+            )
             return DataType("double")
-        return DataType(name, int(match[2] or 0), int(match[3] or 0))
+        return DataType(name, precision, scale)
 
     def _after_event(self, at: Location, prop: SchemaProperty) -> bool:
         result = False
@@ -363,13 +402,19 @@ class _Compiler:
     def _options(self, at: Location, prop: SchemaProperty, kind: DataType, required: bool) -> None:
         name, logical = prop.name or "", prop.logicalType or ""
         options = prop.logicalTypeOptions or {}
-        for key in options.keys() - _OPTIONS.get(logical, set()):
+        if logical not in _TYPES:
+            return  # named already; nothing can be said of its options
+        for key in options.keys() - _OPTIONS[logical]:
             self.fault(
                 (*at, "logicalTypeOptions", key),
                 f"column '{name}': option '{key}' cannot be enforced on a {logical}",
-                near(key, _OPTIONS.get(logical, set())),
+                near(key, _OPTIONS[logical]),
             )
         pattern, zone = options.get("format"), options.get("defaultTimezone")
+        if pattern is not None and not isinstance(pattern, str):
+            problem = f"column '{name}': format is {pattern!r}; expected a java.time pattern"
+            self.fault((*at, "logicalTypeOptions", "format"), problem)
+            pattern = None
         if logical == "timestamp" and (zone is None) != (options.get("timezone") is True):
             self.fault(
                 at,
@@ -377,7 +422,7 @@ class _Compiler:
                 "its offset) or a 'defaultTimezone'",
                 "write one of them under logicalTypeOptions",
             )
-        if zone is not None and zone not in available_timezones():
+        if zone is not None and str(zone) not in available_timezones():
             self.fault(
                 (*at, "logicalTypeOptions", "defaultTimezone"),
                 f"column '{name}': no time zone {zone!r}",
@@ -389,19 +434,34 @@ class _Compiler:
         if required:
             checks.append(NotNull(name))
         checks += self._range(at, prop, options, kind)
-        low, high = options.get("minLength"), options.get("maxLength")
-        if low is not None or high is not None:
-            checks.append(LengthWithin(name, low, high))
-        if options.get("pattern") is not None:
+        if logical == "string":
+            checks += self._length(at, name, options)
+        if logical == "string" and "pattern" in options:
             check = self._pattern((*at, "logicalTypeOptions", "pattern"), name, options["pattern"])
             checks += [check] if check else []
         self.row_rules += [RowRule(f"{self.dataset}.{name}.{c.kind}", c) for c in checks]
+
+    def _length(self, at: Location, name: str, options: dict[str, Any]) -> list[RowCheck]:
+        given = {n: options[n] for n in ("minLength", "maxLength") if n in options}
+        for option, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                self.fault(
+                    (*at, "logicalTypeOptions", option),
+                    f"column '{name}': {option} is {value!r}; expected a whole number",
+                )
+                return []
+        low, high = given.get("minLength"), given.get("maxLength")
+        if low is not None and high is not None and low > high:
+            problem = f"column '{name}': no text has at least {low} and at most {high} characters"
+            self.fault((*at, "logicalTypeOptions"), problem)
+        return [LengthWithin(name, low, high)] if given else []
 
     def _range(
         self, at: Location, prop: SchemaProperty, options: dict[str, Any], kind: DataType
     ) -> list[RowCheck]:
         names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
-        given = {n: options[n] for n in names if n in options}
+        allowed = _OPTIONS[prop.logicalType or ""]
+        given = {n: options[n] for n in names if n in options and n in allowed}
         for option, value in given.items():
             good = (
                 isinstance(value, int | float) and not isinstance(value, bool)
@@ -420,11 +480,16 @@ class _Compiler:
                 self.fault((*at, "logicalTypeOptions"), f"say either {pair[0]} or {pair[1]}")
         if not given:
             return []
+        low = given.get("minimum", given.get("exclusiveMinimum"))
+        high = given.get("maximum", given.get("exclusiveMaximum"))
+        if kind.is_number and low is not None and high is not None and low > high:
+            problem = f"column '{prop.name}': no number is at least {low} and at most {high}"
+            self.fault((*at, "logicalTypeOptions"), problem)
         return [
             InRange(
                 prop.name or "",
-                given.get("minimum", given.get("exclusiveMinimum")),
-                given.get("maximum", given.get("exclusiveMaximum")),
+                low,
+                high,
                 "exclusiveMinimum" in given,
                 "exclusiveMaximum" in given,
             )
@@ -432,9 +497,13 @@ class _Compiler:
 
     def _pattern(self, at: Location, column: str, pattern: Any) -> Matches | None:
         try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
-            self.fault(at, f"column '{column}': {pattern!r} is no regular expression: {error}")
+            with warnings.catch_warnings():
+                # What Python warns of ("possible nested set") Java reads as another set.
+                warnings.simplefilter("error")
+                re.compile(pattern)
+        except (re.error, TypeError, OverflowError, RecursionError, Warning) as error:
+            shown = str(pattern)[:80]
+            self.fault(at, f"column '{column}': {shown!r} is no regular expression: {error}")
             return None
         if re.search(r"\(\?P|\(\?\(|\\Z|\\z", pattern):
             self.fault(at, f"column '{column}': {pattern!r} means another thing in Java")
@@ -444,7 +513,11 @@ class _Compiler:
     # -- quality and service levels --------------------------------------------------------------
 
     def _quality(self, at: Location, quality: DataQuality, column: str | None) -> None:
-        if quality.type == "text":
+        kind = quality.type or "library"
+        for key in _UNUSED.get(kind, ()):
+            if getattr(quality, key) is not None:
+                self.fault((*at, key), f"'{key}' means nothing in a rule of type {kind}")
+        if kind == "text":
             return
         severity = self._severity(at, quality)
         bounds = self._bounds(at, quality)
@@ -478,7 +551,7 @@ class _Compiler:
         self, at: Location, quality: DataQuality, column: str | None, bounds: Bounds
     ) -> RowCount | Duplicates | Nulls | Invalid | Quarantined | None:
         if quality.type == "custom":
-            return self._custom(at, quality, bounds)
+            return self._custom(at, quality, column, bounds)
         if quality.type not in (None, "library"):
             self.fault(
                 (*at, "type"),
@@ -490,18 +563,24 @@ class _Compiler:
         metric = quality.metric or ""
         if column is None and metric == "rowCount":
             self._only(at, arguments, set())
+            if bounds.unit == "percent":
+                self.fault((*at, "unit"), "rowCount counts rows: it has no percent")
             return RowCount(bounds)
         if metric == "duplicateValues":
             named = {"properties"} if column is None else set[str]()
             self._only(at, arguments, named)
-            columns = (column,) if column else tuple(arguments.get("properties") or ())
+            listed = arguments.get("properties") or []
+            if not isinstance(listed, list):
+                self.fault((*at, "arguments"), f"properties is {listed!r}; expected a list")
+                return None
+            columns = (column,) if column else tuple(map(str, listed))
             known = [p.name for p in (self.model.schema_ or [])[0].properties or []]
             for name in columns:
                 if name not in known:
                     self.fault(
                         (*at, "arguments"),
                         f"no column '{name}'",
-                        near(str(name), [k for k in known if k]),
+                        near(name, [k for k in known if k]),
                     )
             if not columns:
                 self.fault(at, "duplicateValues needs 'arguments: {properties: [..]}'")
@@ -525,22 +604,36 @@ class _Compiler:
         self, at: Location, arguments: dict[str, Any], column: str, bounds: Bounds
     ) -> Invalid | None:
         self._only(at, arguments, {"validValues", "pattern"})
+        declared = next(
+            p.logicalType or ""
+            for p in (self.model.schema_ or [])[0].properties or []
+            if p.name == column
+        )
         if ("validValues" in arguments) == ("pattern" in arguments):
             self.fault(at, "invalidValues needs one of 'validValues' and 'pattern' as argument")
             return None
         if "pattern" in arguments:
+            if declared != "string":
+                self.fault((*at, "arguments"), f"a pattern cannot be enforced on a {declared}")
+                return None
             pattern = self._pattern((*at, "arguments"), column, arguments["pattern"])
             return Invalid(pattern, bounds) if pattern else None
         values = arguments["validValues"]
+        wanted = _VALUES.get(declared, object)
         plain = isinstance(values, list) and all(
-            isinstance(v, str | int | float | bool) for v in values
+            isinstance(v, wanted) and isinstance(v, bool) == (declared == "boolean") for v in values
         )
         if not plain or not values:
-            self.fault((*at, "arguments"), "validValues must be a list of plain values")
+            self.fault((*at, "arguments"), f"validValues must be a list of values: {declared}")
             return None
         return Invalid(OneOf(column, tuple(values)), bounds)
 
-    def _custom(self, at: Location, quality: DataQuality, bounds: Bounds) -> Quarantined | None:
+    def _custom(
+        self, at: Location, quality: DataQuality, column: str | None, bounds: Bounds
+    ) -> Quarantined | None:
+        if column is not None:
+            self.fault(at, f"quarantinedRows counts rows of the table, not of column '{column}'")
+            return None
         if quality.engine != "nightjar":
             self.fault(
                 (*at, "engine"),
@@ -581,6 +674,11 @@ class _Compiler:
         if unit not in ("rows", "percent"):
             self.fault((*at, "unit"), f"unit '{unit}' is unknown", near(unit, ["rows", "percent"]))
             return None
+        for side in _THRESHOLDS:
+            given = [name for name in side if getattr(quality, name) is not None]
+            if len(given) > 1:
+                self.fault(at, f"the rule says {' and '.join(given)}", "keep one of them")
+                return None
         low: Any = None
         high: Any = None
         if quality.mustBe is not None:
@@ -598,16 +696,17 @@ class _Compiler:
         if low is None and high is None:
             self.fault(at, "the rule has no threshold", "add mustBe, mustBeLessThan, ...")
             return None
-        if low is not None and high is not None and low > high:
-            self.fault(at, f"no number is at least {low} and at most {high}")
+        low_open = quality.mustBeGreaterThan is not None
+        high_open = quality.mustBeLessThan is not None
+        bounds = Bounds(low, high, low_open, high_open, unit)
+        if (
+            low is not None
+            and high is not None
+            and (low > high or (low == high and (low_open or high_open)))
+        ):
+            self.fault(at, f"no number is {bounds}")
             return None
-        return Bounds(
-            low,
-            high,
-            quality.mustBeGreaterThan is not None,
-            quality.mustBeLessThan is not None,
-            unit,
-        )
+        return bounds
 
     def _sla(
         self, at: Location, sla: ServiceLevelAgreementProperty, columns: dict[str, Column]
@@ -639,6 +738,8 @@ class _Compiler:
             self.fault((*at, "element"), f"column '{column}' is no date or timestamp")
         elif unit is None or isinstance(sla.value, bool) or not isinstance(sla.value, int | float):
             self.fault(at, "freshness needs a number as value and a unit: d, h or m")
+        elif not 0 < sla.value <= 1_000_000:
+            self.fault((*at, "value"), f"freshness is {sla.value}; expected more than 0")
         else:
             age = timedelta(**{unit: float(sla.value)})
             self._add_dataset(

@@ -62,7 +62,7 @@ def load(path: Path, name: str | None = None) -> Document:
         raise _refused(shown, 1, f"is not UTF-8 at byte {error.start}") from error
     lines: dict[Location, int] = {}
     try:
-        _refuse_anchors(text, shown)
+        _refuse_constructs(text, shown)
         node = yaml.compose(text, Loader=_Loader)
         data = None if node is None else _plain(node, (), lines, shown)
     except yaml.MarkedYAMLError as error:
@@ -74,12 +74,14 @@ def load(path: Path, name: str | None = None) -> Document:
     return Document(path, shown, data, lines)
 
 
-def _refuse_anchors(text: str, shown: str) -> None:
+def _refuse_constructs(text: str, shown: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _refused(shown, line, "anchors and aliases are not read; write the value out")
+        if tag := getattr(event, "tag", None):
+            raise _refused(shown, line, f"tag {tag} is not read; write the plain value")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
@@ -93,11 +95,7 @@ def _plain(node: yaml.Node, at: Location, lines: dict[Location, int], shown: str
     lines.setdefault(at, line)
     if isinstance(node, yaml.ScalarNode):
         plain = node.style not in ("'", '"', "|", ">")
-        if plain and node.tag.startswith("tag:yaml.org,2002:"):
-            return _scalar(node.value)
-        if node.tag != "tag:yaml.org,2002:str":
-            raise _refused(shown, line, f"tag {node.tag} is not read")
-        return node.value
+        return _scalar(node.value) if plain else node.value
     if isinstance(node, yaml.SequenceNode):
         return [_plain(child, (*at, i), lines, shown) for i, child in enumerate(node.value)]
     assert isinstance(node, yaml.MappingNode)

@@ -48,6 +48,12 @@ def _cron(text: str) -> str:
     return text
 
 
+def _delimiter(text: str) -> str:
+    if not text.isascii() or not (text.isprintable() or text == "\t") or text == '"':
+        raise ValueError(f"{text!r} cannot part fields: use one ASCII character that is no quote")
+    return text
+
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
 
@@ -64,7 +70,9 @@ class Source(Closed):
     format: Literal["csv"]
     path: Annotated[str, AfterValidator(_inside)]
     null_values: tuple[str, ...] = ("",)
-    delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] = ","
+    delimiter: Annotated[
+        str, StringConstraints(min_length=1, max_length=1), AfterValidator(_delimiter)
+    ] = ","
 
     @property
     def nightly(self) -> bool:
@@ -96,6 +104,9 @@ class CleanStep(Closed):
     def _one(self) -> Self:
         if len(self.model_fields_set) != 1:
             raise ValueError("a cleaning step is one key: " + ", ".join(type(self).model_fields))
+        for name, (low, high) in (self.blank_outside or {}).items():
+            if low > high:
+                raise ValueError(f"blank_outside {name}: no number is in [{low:g}, {high:g}]")
         return self
 
     @property

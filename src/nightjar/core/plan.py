@@ -208,6 +208,14 @@ class _Checker:
                 self.fault(
                     at, f"'{step.kind}' needs a number; {name} is a {contract.column(name).type}"
                 )
+            elif step.scale and contract.column(name).type.is_whole:
+                if not step.scale[name].is_integer():
+                    self.fault(
+                        at,
+                        f"scale {name}: {step.scale[name]:g} would cut off digits of a "
+                        f"{contract.column(name).type}",
+                        "use a whole factor, or make the column a double or decimal",
+                    )
             elif step.kind == "fill" and step.fill is not None:
                 self._fill(at, name, contract.column(name), step.fill[name])
         if step.kind == "deduplicate" and not contract.primary_key:
@@ -221,13 +229,12 @@ class _Checker:
         wanted: type | tuple[type, ...] = {"string": str, "boolean": bool}.get(
             column.type.name, (int, float)
         )
-        whole = column.type.name in ("smallint", "int", "bigint")
         if column.type.name in ("date", "timestamp"):
             self.fault(at, f"fill cannot set {name}, a {column.type}")
         elif (
             not isinstance(value, wanted)
             or (isinstance(value, bool) and wanted is not bool)
-            or (whole and not isinstance(value, int))
+            or (column.type.is_whole and not isinstance(value, int))
         ):
             self.fault(at, f"fill {name}: {value!r} is no {column.type}")
 
@@ -277,7 +284,7 @@ class _Checker:
         for group in ("numeric", "categorical"):
             for i, name in enumerate(getattr(features, group)):
                 self._readable(("features", group, i), [name], available, late)
-        self._label(base, early, before)
+        self._label(base, available)
         for name in self.spec.gate.slices:
             if name not in features.categorical:
                 self.fault(
@@ -315,6 +322,20 @@ class _Checker:
                     self.fault(
                         at, f"{contract.dataset} has no column '{name}'", near(name, contract.names)
                     )
+                elif name in contract.after_event:
+                    self.fault(
+                        at,
+                        f"'{name}' of {contract.dataset} is known only after the event "
+                        "(knownAfterEvent)",
+                        "a prediction made before it must not read it",
+                    )
+            for name in sorted({*join.on, *join.columns} & contract.after_event):
+                self.fault(
+                    at,
+                    f"'{name}' of {contract.dataset} is known only after the event "
+                    "(knownAfterEvent)",
+                    "a prediction made before it must not read it",
+                )
             if join.at is None and set(join.on) != set(contract.primary_key):
                 shown = ", ".join(contract.primary_key) or "none"
                 self.fault(
@@ -363,9 +384,9 @@ class _Checker:
         if not expression.columns:
             self.fault(at, "as_of reads no column: it must say when each row is predicted")
 
-    def _label(self, base: Contract, early: set[str], before: list[str]) -> None:
+    def _label(self, base: Contract, available: set[str]) -> None:
         at: Location = ("label", "expr")
-        if self.spec.label.name in base.names or self.spec.label.name in before:
+        if self.spec.label.name in available | set(base.names):
             self.fault(("label", "name"), f"'{self.spec.label.name}' is already a column")
         try:
             columns = parse(self.spec.label.expr).columns

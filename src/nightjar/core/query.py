@@ -57,6 +57,10 @@ def query_releases(project: Project, sql: str) -> Answer:
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     try:
+        for statement in connection.extract_statements(sql):
+            if statement.type is not duckdb.StatementType.SELECT:  # EXPLAIN ANALYZE executes
+                kind = statement.type.name
+                raise UsageError(f"releases are only read: {kind} is no SELECT", found=kind)
         relation: duckdb.DuckDBPyRelation | None = connection.sql(sql)
         if relation is None:  # a statement without an answer
             return Answer([], [], "", used)

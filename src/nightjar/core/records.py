@@ -27,14 +27,16 @@ class Record:
     """One finished step of one night.
 
     `fingerprint` is a digest of everything that decides the output: inputs, spec, contract, code.
-    `outputs` names what was written; `counts` how many rows of each kind.
+    `outputs` is, by kind, the folder that was written, and `span` how many nights that attempt
+    wrote to it; `counts` how many rows of each kind are this night's.
     """
 
     step: str
     ds: str
     fingerprint: str
     attempt: str
-    outputs: Mapping[str, list[str]] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    span: int = 1
     counts: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0

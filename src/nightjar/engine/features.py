@@ -38,7 +38,7 @@ def build(plan: Plan, silver: Mapping[str, DataFrame]) -> DataFrame:
         rows = rows.withColumn(name, F.expr(text))
     rows = rows.withColumn(AS_OF, F.expr(spec.features.as_of).cast("timestamp"))
     for join in spec.features.joins:
-        other = silver[join.source]
+        other = silver[join.source].drop(*plan.contract_of(join.source).after_event)
         rows = as_of_join(rows, other, join) if join.at else key_join(rows, other, join)
     for name, text in plan.derive_after:
         rows = rows.withColumn(name, F.expr(text))
@@ -91,7 +91,8 @@ def key_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
 def as_of_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
     """`left` with the columns of the latest row of `right` at or before `_as_of`, else nulls.
 
-    A row of `right` counts while `_as_of - within <= at <= _as_of`. Both sides are cut into
+    A row of `right` counts while `_as_of - within <= at <= _as_of` and its key has no null; of
+    rows with one key and one time, that with the greatest values. Both sides are cut into
     buckets of length `within`, so that one busy key is no single partition: one shuffle, and a
     window over each bucket, in which a row of `right` also stands in the bucket after its own.
     """
@@ -107,7 +108,7 @@ def as_of_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
         F.col(join.at).alias("_at"),
         *[F.col(old).alias(new) for old, new in join.columns.items()],
     )
-    rights = right.where(F.col(join.at).isNotNull()).select(
+    rights = right.dropna(subset=[*join.on, join.at]).select(
         *join.on,
         F.explode(F.array(bucket(join.at), bucket(join.at) + 1)).alias("_bucket"),
         F.col(join.at).alias("_time"),
@@ -123,7 +124,7 @@ def as_of_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
     )
     window = (
         Window.partitionBy(*keys)
-        .orderBy("_time", "_side")
+        .orderBy("_time", "_side", "_right")
         .rowsBetween(Window.unboundedPreceding, Window.currentRow)
     )
     both = lefts.unionByName(rights, allowMissingColumns=True)

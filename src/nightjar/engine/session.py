@@ -71,12 +71,15 @@ def start(application: str, profile: Path | None = None) -> SparkSession:
         require_java()
         given = read_profile(profile) if profile else {}
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        if given.get("spark.master", "").startswith("local"):
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         for name, value in _WORKER_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
             given.setdefault(f"spark.executorEnv.{name}", value)
-        memory = os.environ.get("NIGHTJAR_DRIVER_MEMORY")
-        if memory:
-            given["spark.driver.memory"] = memory
+        log_settings = profile.parent / "log4j2.properties" if profile else None
+        if log_settings and log_settings.is_file():
+            option = f"-Dlog4j2.configurationFile={log_settings.as_uri()}"
+            given.setdefault("spark.driver.extraJavaOptions", option)
     wrong = {k: v for k, v in given.items() if k in PINNED and v.lower() != PINNED[k].lower()}
     if wrong:
         raise _contradiction(wrong, str(profile))

@@ -23,13 +23,14 @@ from nightjar.core.pipeline import Gate
 from nightjar.core.records import Record, code_digest
 from nightjar.engine import features, golden
 from nightjar.engine.evaluation import Metrics, evaluate
-from nightjar.engine.lake import read
+from nightjar.engine.lake import read_folder
 from nightjar.engine.registry import Registry
 from nightjar.engine.stages.features import silver_frames, silver_records
 from nightjar.engine.trainers import SCORE, candidate_faults, trainer
 from nightjar.engine.work import Work, blank_record
 
 SMALLEST_CLASS = 20
+ROWS_A_PARTITION = 250_000
 BASE_RATE = "base_rate"
 
 
@@ -126,20 +127,25 @@ class _Session:
             "part"
         ).parquet(str(folder))
         schema = features.schema(self.work.plan)
-        train = read(self.work.spark, schema, [folder / "part=train"])
-        test = read(self.work.spark, schema, [folder / "part=test"])
-        # The same partitions each time: sampling, and so the model, follows them.
-        slots = self.work.spark.sparkContext.defaultParallelism
-        train = train.repartitionByRange(slots, *train.columns[:2], *train.columns[2:5])
-        train = train.persist(StorageLevel.MEMORY_AND_DISK)
+        train = read_folder(self.work.spark, schema, folder / "part=train")
+        test = read_folder(self.work.spark, schema, folder / "part=test")
+        rows = self._look_at(train, test)
+        train = self._in_fixed_order(train, rows["train"]).persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            rows = self._look_at(train, test)
             trials = [self._trial(name, train, test) for name in self.spec.candidates]
             constant = test.withColumn(SCORE, F.lit(rows["train_positives"] / rows["train"]))
             base_rate, _ = evaluate(constant, SCORE, self.label)
             return self._decide(trials, test, base_rate, rows)
         finally:
             train.unpersist()
+
+    def _in_fixed_order(self, train: DataFrame, rows: int) -> DataFrame:
+        """Partitions and order decided by the rows alone.
+
+        Sampling and sums follow them, so that the same rows give the same model on any cluster.
+        """
+        key = self.work.plan.contract_of(self.spec.features.base).primary_key
+        return train.repartition(max(8, rows // ROWS_A_PARTITION), *key).sortWithinPartitions(*key)
 
     def _look_at(self, train: DataFrame, test: DataFrame) -> dict[str, int]:
         """Count what there is to learn from; refuse what cannot give a meaningful model."""

@@ -64,8 +64,8 @@ class Work:
             )
         return record
 
-    def outputs(self, record: Record, kind: str) -> list[Path]:
-        return [self.project.warehouse / path for path in record.outputs.get(kind, [])]
+    def output(self, record: Record, kind: str) -> Path:
+        return self.project.warehouse / record.outputs[kind]
 
     def once(
         self,
@@ -102,6 +102,7 @@ class Work:
                 ds=ds.isoformat(),
                 fingerprint=prints[ds],
                 attempt=attempt,
+                span=len(pending),
                 seconds=round(time.monotonic() - started, 3),
                 finished=now(),
                 spark_application=self.spark.sparkContext.applicationId,
@@ -117,11 +118,7 @@ class Work:
         return done
 
     def _present(self, record: Record) -> bool:
-        return all(
-            (self.project.warehouse / path).is_dir()
-            for paths in record.outputs.values()
-            for path in paths
-        )
+        return all((self.project.warehouse / path).is_dir() for path in record.outputs.values())
 
 
 def blank_record(**parts: object) -> Record:

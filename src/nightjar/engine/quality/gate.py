@@ -230,7 +230,7 @@ def _expectation(gx: Any, rule: DatasetRule, night: date) -> Any:
             )
         case Invalid(check=Matches(column=column, pattern=pattern), bounds=b):
             return kinds.ExpectColumnValuesToMatchRegex(
-                column=column, regex=f"^(?:{pattern})$", mostly=_mostly(b), **common
+                column=column, regex=f"^(?:{pattern})\\z", mostly=_mostly(b), **common
             )
         case Fresh(column=column):
             oldest = _oldest(rule.check, night)

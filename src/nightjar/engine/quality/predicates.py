@@ -31,25 +31,27 @@ def broken_rules(
     rules: Iterable[RowRule],
     values: Mapping[str, Column],
     texts: Mapping[str, Column] | None = None,
+    misfits: Mapping[str, Column] | None = None,
 ) -> Column:
     """An array of REASONS: the rules that a row breaks, empty for a good row.
 
-    `values` are typed columns. `texts` are the same columns as delivered; without them the type
-    rules, which a typed value cannot break, are left out.
+    `values` are typed columns. `texts` are the same columns as delivered, and `misfits` whether
+    that text is no value of its column's type; without them the type rules, which a typed value
+    cannot break, are left out.
     """
+    texts, misfits = texts or {}, misfits or {}
     reasons = []
     for rule in rules:
         if isinstance(rule.check, Castable):
-            if texts is None:
+            if rule.column not in misfits:
                 continue
-            text = texts[rule.column]
-            broken, found = text.isNotNull() & values[rule.column].isNull(), text
+            broken, found = misfits[rule.column], texts[rule.column]
         else:
             value = values[rule.column]
             broken, found = breaks(rule.check, value), value.cast("string")
-            if isinstance(rule.check, NotNull) and texts is not None:
+            if isinstance(rule.check, NotNull) and rule.column in misfits:
                 # A text that is no value of its type is one fault, not two.
-                broken = broken & texts[rule.column].isNull()
+                broken = broken & ~misfits[rule.column]
         reasons.append(
             F.when(
                 broken,
@@ -81,7 +83,8 @@ def _holds(check: RowCheck, value: Column) -> Column:
         low = F.lit(True) if check.low is None else length >= check.low
         return low if check.high is None else low & (length <= check.high)
     if isinstance(check, Matches):
-        return value.rlike(f"^(?:{check.pattern})$") & ~value.rlike("[\\n\\r]$")
+        # Java's `$` also stands before a newline at the end; `\z` does not.
+        return value.rlike(f"^(?:{check.pattern})\\z")
     if isinstance(check, OneOf):
         return value.isin(*check.values)
     raise TypeError(f"{type(check).__name__} is not a check of typed values")

@@ -35,9 +35,10 @@ _PLAIN: dict[str, DataType] = {
     "date": DateType(),
     "timestamp": TimestampType(),
 }
-_INTEGER = r"^[+-]?[0-9]+$"
-_NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+# Java's `$` also stands before a newline at the end; `\z` does not.
+_INTEGER = r"^[+-]?[0-9]+\z"
+_NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\z"
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\z"
 _TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
 _OFFSET = r"(Z|[+-][0-9]{2}:[0-9]{2})"
 
@@ -65,15 +66,14 @@ def cast(text: Column, check: Castable) -> Column:
         value = F.when(text.rlike(_NUMBER), text.try_cast(_PLAIN[name]))
         return F.when(F.abs(value) < float("inf"), value)
     if name == "decimal":
-        wide = text.try_cast(DecimalType(38, check.type.scale))
-        exact = text.try_cast(DecimalType(38, min(38, check.type.scale + 8))) == wide
-        return F.when(text.rlike(_NUMBER) & exact, text.try_cast(spark_type(check.type)))
+        exact = text.rlike(_NUMBER) & (_fraction_digits(text) <= check.type.scale)
+        return F.when(exact, text.try_cast(spark_type(check.type)))
     if name == "boolean":
         return F.when(F.lower(text).isin("true", "false"), text.try_cast(BooleanType()))
     if name == "date":
         if check.pattern:
-            return F.try_to_timestamp(text, F.lit(check.pattern)).cast("date")
-        return F.when(text.rlike(_DATE), text.try_cast(DateType()))
+            return _in_calendar(F.try_to_timestamp(text, F.lit(check.pattern)).cast("date"))
+        return _in_calendar(F.when(text.rlike(_DATE), text.try_cast(DateType())))
     return _timestamp(text, check)
 
 
@@ -81,8 +81,30 @@ def _timestamp(text: Column, check: Castable) -> Column:
     if check.pattern:
         value = F.try_to_timestamp(text, F.lit(check.pattern))
     else:
-        shape = _TIME + (_OFFSET if check.zone is None else "") + "$"
+        shape = _TIME + (_OFFSET if check.zone is None else "") + r"\z"
         value = F.when(text.rlike(shape), text.try_cast(TimestampType()))
-    # The session is pinned to UTC: a time without offset was read as UTC.
-    local = check.zone not in (None, "UTC")
-    return F.to_utc_timestamp(value, check.zone) if local and check.zone else value
+    if check.zone in (None, "UTC"):
+        return _in_calendar(value)
+    # The session is pinned to UTC: a time without offset was read as UTC. An hour that the clocks
+    # skip does not come back; of an hour that they repeat, the first is meant.
+    instant = F.to_utc_timestamp(value, check.zone)
+    return _in_calendar(F.when(F.from_utc_timestamp(instant, check.zone) == value, instant))
+
+
+def _in_calendar(value: Column) -> Column:
+    """Dates and times of the years 1 to 9999; null for the others, which Python cannot hold."""
+    return F.when(F.year(value).between(1, 9999), value)
+
+
+def _fraction_digits(number: Column) -> Column:
+    """How many digits after the point the value of a decimal text needs; zero needs none.
+
+    Null where the exponent is no int.
+    """
+    mantissa = F.regexp_replace(number, "[eE].*", "")
+    digits = F.regexp_replace(mantissa, "[^0-9]", "")
+    written = F.char_length(F.regexp_extract(mantissa, r"\.([0-9]*)", 1))
+    zeros = F.char_length(F.regexp_extract(digits, r"(0*)\z", 1))
+    exponent = F.regexp_replace(number, "^[^eE]*[eE]?", "")
+    shift = F.when(exponent == "", 0).otherwise(exponent.try_cast("int"))
+    return F.when(zeros == F.char_length(digits), 0).otherwise(written - zeros - shift)

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 
 from nightjar.core.errors import AccountingError, GateFailed
 from nightjar.core.records import Record
-from nightjar.engine.lake import count_rows, parquet_files, read
+from nightjar.engine.lake import count_rows, parquet_files, read_folder, read_nights
 from nightjar.engine.quality.gate import judge, refuse_if_critical
 from nightjar.engine.quality.types import typed_schema
 from nightjar.engine.stages.clean import SILVER, silver_schema
@@ -33,10 +33,10 @@ def run(work: Work) -> dict[date, Record]:
     inputs: dict[date, object] = {ds: [scored.fingerprint, contract.digest, base.fingerprint]}
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
-        folders = work.outputs(scored, SCORES)
-        _require_schema(work, folders)
-        scores = read(work.spark, typed_schema(contract), folders)
-        rows = count_rows(folders)
+        folder = work.output(scored, SCORES)
+        _require_schema(work, folder)
+        scores = read_folder(work.spark, typed_schema(contract), folder)
+        rows = count_rows(folder)
         docs = work.project.warehouse / "docs" / spec.name / ds.isoformat()
         verdicts = judge(
             scores,
@@ -48,18 +48,15 @@ def run(work: Work) -> dict[date, Record]:
             run_name=f"audit {ds} {attempt}",
         )
         refuse_if_critical(verdicts, scores, contract, f"{spec.name} {ds}, scores", docs)
-        flights = read(
-            work.spark,
-            silver_schema(work.plan.contract_of(spec.features.base)),
-            work.outputs(base, SILVER),
-        )
-        _require_same_keys(scores, flights, contract.primary_key, rows, base.counts["clean"])
+        schema = silver_schema(work.plan.contract_of(spec.features.base))
+        rows_to_score = read_nights(work.spark, work.project.warehouse, schema, {ds: base}, SILVER)
+        _require_same_keys(scores, rows_to_score, contract.primary_key, rows, base.counts["clean"])
         return {
             ds: blank_record(
                 counts={"scores": rows},
                 details={
                     "checks": [v.as_dict() for v in verdicts],
-                    "files": {p.name: file_facts(p) for f in folders for p in parquet_files(f)},
+                    "files": {p.name: file_facts(p) for p in parquet_files(folder)},
                     "docs": work.project.relative(docs / "index.html"),
                 },
             )
@@ -81,16 +78,15 @@ def file_facts(path: Path) -> dict[str, int | str]:
     }
 
 
-def _require_schema(work: Work, folders: Sequence[Path]) -> None:
-    expected = typed_schema(work.plan.scores)
-    for folder in folders:
-        for path in parquet_files(folder):
-            found = work.spark.read.parquet(str(path)).schema
-            if [(f.name, f.dataType) for f in found] != [(f.name, f.dataType) for f in expected]:
-                raise GateFailed(
-                    f"{path.name} has columns {found.simpleString()}; the contract of the scores "
-                    f"says {expected.simpleString()}"
-                )
+def _require_schema(work: Work, folder: Path) -> None:
+    expected = [(f.name, f.dataType) for f in typed_schema(work.plan.scores)]
+    for path in parquet_files(folder):
+        found = work.spark.read.parquet(str(path)).schema
+        if [(f.name, f.dataType) for f in found] != expected:
+            raise GateFailed(
+                f"{path.name} has columns {found.simpleString()}; the contract of the scores "
+                f"says {typed_schema(work.plan.scores).simpleString()}"
+            )
 
 
 def _require_same_keys(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import DataType, StringType, StructField, StructType
 
 from nightjar.core.checks import Castable
 from nightjar.core.contract import Contract
 from nightjar.core.errors import AccountingError
 from nightjar.core.pipeline import CleanStep
-from nightjar.core.plan import TEXT_STEPS
+from nightjar.core.plan import TEXT_STEPS, VALUE_STEPS
 from nightjar.core.records import Record
-from nightjar.engine.lake import count_rows, read
+from nightjar.engine.lake import count_by_night, read_folder, read_nights
 from nightjar.engine.quality.predicates import REASONS, broken_rules
 from nightjar.engine.quality.types import cast, text_schema, typed_schema
 from nightjar.engine.stages.ingest import LINEAGE, PARSED, UNPARSABLE, bronze_schema
@@ -65,22 +65,19 @@ def run(work: Work, source: str) -> dict[date, Record]:
     }
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
-        def folders(kind: str) -> list[Path]:
-            return [p for ds in pending for p in work.outputs(ingested[ds], kind)]
+        taken = {ds: ingested[ds] for ds in pending}
 
-        schema = bronze_schema(contract)
-        cleaned = clean(read(work.spark, schema, folders(PARSED)), contract, steps, nulls)
-        if any(ingested[ds].counts["unparsable"] for ds in pending):
-            refused = read(work.spark, schema, folders(UNPARSABLE))
-            cleaned = cleaned.unionByName(refuse_unparsable(refused, contract))
+        def bronze(kind: str) -> DataFrame:
+            schema = bronze_schema(contract)
+            return read_nights(work.spark, work.project.warehouse, schema, taken, kind)
+
+        cleaned = clean(bronze(PARSED), contract, steps, nulls)
+        if any(record.counts["unparsable"] for record in taken.values()):
+            cleaned = cleaned.unionByName(refuse_unparsable(bronze(UNPARSABLE), contract))
         folder = work.folder("cleaned", f"{spec.name}.{source}", attempt)
-        rows = cleaned.withColumn("ds", F.col("_ds")).hint("rebalance", "ds", "outcome")
-        writer = rows.write.mode("error").partitionBy("ds", "outcome")
-        writer.option("compression", "zstd").parquet(str(folder))
-        records = {ds: _record(work, folder / f"ds={ds}", ingested[ds], source) for ds in pending}
-        if any(r.counts["quarantined"] for r in records.values()):
-            records = _with_reasons(work, records, contract)
-        return records
+        rows = cleaned.hint("rebalance", "outcome", "_ds")
+        rows.write.mode("error").partitionBy("outcome").parquet(str(folder))
+        return _records(work, folder, taken, contract)
 
     return work.once(f"clean.{source}", inputs, do)
 
@@ -108,20 +105,33 @@ def clean(
     )
     texts = {name: F.col(f"_t_{name}") for name in contract.names}
     casts = {r.column: r.check for r in contract.row_rules if isinstance(r.check, Castable)}
-    values = {n: cast(t, casts[n]) if n in casts else t for n, t in texts.items()}
+    prepared = prepared.select(
+        "*",
+        *[(cast(t, casts[n]) if n in casts else t).alias(f"_v_{n}") for n, t in texts.items()],
+    )
+    values = {name: F.col(f"_v_{name}") for name in contract.names}
+    # A text that is no value, and a value that does not fit its column once it is scaled.
+    misfits = {name: texts[name].isNotNull() & values[name].isNull() for name in casts}
+    types = {f.name: f.dataType for f in typed_schema(contract)}
     for step in steps:
-        if step.kind not in TEXT_STEPS and step.kind != "deduplicate":
-            values.update({name: _value_step(step, name, values[name]) for name in step.columns})
+        if step.kind in VALUE_STEPS:
+            for name in step.columns:
+                before, values[name] = values[name], _value_step(step, name, values[name], types)
+                if step.scale:
+                    misfits[name] |= before.isNotNull() & values[name].isNull()
     typed = prepared.select(
         "*",
-        *[
-            v.cast(f.dataType).alias(f.name)
-            for f, v in zip(typed_schema(contract), values.values(), strict=True)
-        ],
+        *[value.alias(name) for name, value in values.items()],
+        *[misfit.alias(f"_misfit_{name}") for name, misfit in misfits.items()],
     )
     judged = typed.withColumn(
         "_broken",
-        broken_rules(contract.row_rules, {n: F.col(n) for n in contract.names}, texts),
+        broken_rules(
+            contract.row_rules,
+            {n: F.col(n) for n in contract.names},
+            texts,
+            {n: F.col(f"_misfit_{n}") for n in casts},
+        ),
     )
     good = F.size("_broken") == 0
     outcome = F.when(good, F.lit(SILVER)).otherwise(F.lit(QUARANTINE))
@@ -179,52 +189,63 @@ def _text_step(step: CleanStep, name: str, text: Column) -> Column:
     raise TypeError(step.kind)
 
 
-def _value_step(step: CleanStep, name: str, value: Column) -> Column:
+def _value_step(step: CleanStep, name: str, value: Column, types: Mapping[str, DataType]) -> Column:
     match step:
         case CleanStep(scale=dict() as scale):
-            return value * F.lit(scale[name])
+            scaled = (value.cast("double") * F.lit(scale[name])).try_cast(types[name])
+            return F.when(F.abs(scaled.cast("double")) < float("inf"), scaled)
         case CleanStep(blank_outside=dict() as limits):
             return F.when(value.between(*limits[name]), value)
         case CleanStep(fill=dict() as fill):
-            return F.coalesce(value, F.lit(fill[name]))
+            return F.coalesce(value, F.lit(fill[name]).cast(types[name]))
     raise TypeError(step.kind)
 
 
-def _record(work: Work, folder: Path, ingested: Record, source: str) -> Record:
-    counts = {outcome: count_rows([folder / f"outcome={outcome}"]) for outcome in OUTCOMES}
-    read_rows = ingested.counts["read"]
-    if sum(counts.values()) != read_rows:
-        raise AccountingError(
-            f"{source} {folder.name}: {read_rows} rows were read, but "
-            + " + ".join(f"{n} {o}" for o, n in counts.items())
-            + f" = {sum(counts.values())} came out. Nothing was kept; report this as a defect.",
-            read=read_rows,
-            **counts,
-        )
-    return blank_record(
-        outputs={
-            o: [work.project.relative(folder / f"outcome={o}")] for o, n in counts.items() if n
-        },
-        counts={
-            "read": read_rows,
-            "clean": counts[SILVER],
-            "quarantined": counts[QUARANTINE],
-            "deduplicated": counts[DUPLICATE],
-        },
-    )
-
-
-def _with_reasons(
-    work: Work, records: dict[date, Record], contract: Contract
+def _records(
+    work: Work, folder: Path, ingested: dict[date, Record], contract: Contract
 ) -> dict[date, Record]:
-    """Each record with how many quarantined rows broke each rule."""
-    folders = [p for r in records.values() for p in work.outputs(r, QUARANTINE)]
-    rows = read(work.spark, quarantine_schema(contract), folders)
-    counted = rows.select("_ds", F.explode("_broken.rule").alias("rule")).groupBy("_ds", "rule")
-    reasons: dict[date, dict[str, int]] = {ds: {} for ds in records}
-    for row in counted.count().collect():
-        reasons[row["_ds"]][row["rule"]] = row["count"]
-    return {
-        ds: blank_record(outputs=r.outputs, counts=r.counts, details={"rules_broken": reasons[ds]})
-        for ds, r in records.items()
+    """A record for each night, once every row that was read has come out."""
+    counts = {
+        outcome: count_by_night(work.spark, folder / f"outcome={outcome}", ingested)
+        for outcome in OUTCOMES
     }
+    outputs = {
+        outcome: work.project.relative(folder / f"outcome={outcome}")
+        for outcome in OUTCOMES
+        if (folder / f"outcome={outcome}").is_dir()
+    }
+    reasons = _reasons(work, folder / f"outcome={QUARANTINE}", contract)
+    records = {}
+    for ds, record in ingested.items():
+        read, found = record.counts["read"], {o: counts[o][ds] for o in OUTCOMES}
+        if sum(found.values()) != read:
+            raise AccountingError(
+                f"{contract.dataset} {ds}: {read} rows were read, but "
+                + " + ".join(f"{n} {o}" for o, n in found.items())
+                + f" = {sum(found.values())} came out. Nothing was kept; report this as a defect.",
+                read=read,
+                **found,
+            )
+        records[ds] = blank_record(
+            outputs=outputs,
+            counts={
+                "read": read,
+                "clean": found[SILVER],
+                "quarantined": found[QUARANTINE],
+                "deduplicated": found[DUPLICATE],
+            },
+            details={"rules_broken": reasons[ds]} if ds in reasons else {},
+        )
+    return records
+
+
+def _reasons(work: Work, folder: Path, contract: Contract) -> dict[date, dict[str, int]]:
+    """How many quarantined rows broke each rule, by night; a row counts for all that it broke."""
+    if not folder.is_dir():
+        return {}
+    rows = read_folder(work.spark, quarantine_schema(contract), folder)
+    counted = rows.select("_ds", F.explode("_broken.rule").alias("rule")).groupBy("_ds", "rule")
+    reasons: dict[date, dict[str, int]] = {}
+    for row in counted.count().orderBy("_ds", "rule").collect():
+        reasons.setdefault(row["_ds"], {})[row["rule"]] = row["count"]
+    return reasons

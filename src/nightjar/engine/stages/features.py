@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from nightjar.core.errors import AccountingError
 from nightjar.core.records import Record
 from nightjar.engine import features
-from nightjar.engine.lake import count_rows, read
+from nightjar.engine.lake import count_rows, read_nights
 from nightjar.engine.stages.clean import SILVER, silver_schema
 from nightjar.engine.work import Work, blank_record
 
@@ -37,10 +37,10 @@ def run(work: Work) -> dict[date, Record]:
     }
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
-        folder = work.folder("features", spec.name, attempt) / f"ds={ds}"
+        folder = work.folder("features", spec.name, attempt)
         rows = features.build(work.plan, silver_frames(work, used))
-        rows.write.mode("error").option("compression", "zstd").parquet(str(folder))
-        written = count_rows([folder])
+        rows.write.mode("error").parquet(str(folder))
+        written = count_rows(folder)
         expected = used[spec.features.base][ds].counts["clean"]
         if written != expected:
             raise AccountingError(
@@ -51,7 +51,7 @@ def run(work: Work) -> dict[date, Record]:
             )
         return {
             ds: blank_record(
-                outputs={ROWS: [work.project.relative(folder)]}, counts={"rows": written}
+                outputs={ROWS: work.project.relative(folder)}, counts={"rows": written}
             )
         }
 
@@ -89,10 +89,12 @@ def silver_records(work: Work, source: str, nights: Sequence[date]) -> dict[date
 def silver_frames(work: Work, used: dict[str, dict[date, Record]]) -> dict[str, DataFrame]:
     """The silver rows behind the records, by source."""
     return {
-        source: read(
+        source: read_nights(
             work.spark,
+            work.project.warehouse,
             silver_schema(work.plan.contract_of(source)),
-            [path for record in found.values() for path in work.outputs(record, SILVER)],
+            found,
+            SILVER,
         )
         for source, found in used.items()
     }

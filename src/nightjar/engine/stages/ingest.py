@@ -18,11 +18,11 @@ from pyspark.sql.types import (
 )
 
 from nightjar.core.contract import Contract
-from nightjar.core.errors import NightjarError, UnreadableInput
+from nightjar.core.errors import AccountingError, NightjarError, UnreadableInput
 from nightjar.core.pipeline import Source
 from nightjar.core.records import Record
 from nightjar.engine import delimited
-from nightjar.engine.lake import count_rows, parquet_files
+from nightjar.engine.lake import count_by_night, parquet_files
 from nightjar.engine.work import Work, blank_record
 
 PARSED, UNPARSABLE, FILE = "parsed", "unparsable", "file"
@@ -39,7 +39,7 @@ _FACTS = [
     StructField("_records", LongType()),
     StructField("_unparsable", LongType()),
 ]
-_PARTITIONS = [StructField("ds", DateType()), StructField("kind", StringType())]
+_KIND = StructField("kind", StringType())
 
 
 def bronze_schema(contract: Contract) -> StructType:
@@ -68,9 +68,8 @@ def run(work: Work, source: str) -> dict[date, Record]:
         chosen = {ds: files[ds] for ds in pending}
         sizes = {ds: _stamp(path)[0] for ds, path in chosen.items()}
         frame = read_files(work.spark, chosen, work.project.warehouse, contract, spec)
-        write = frame.write.mode("error").partitionBy("ds", "kind")
-        write.option("compression", "zstd").parquet(str(folder))
-        return {ds: _record(work, folder / f"ds={ds}", sizes[ds]) for ds in pending}
+        frame.write.mode("error").partitionBy("kind").parquet(str(folder))
+        return _records(work, folder, sizes)
 
     return work.once(f"ingest.{source}", inputs, do)
 
@@ -101,9 +100,9 @@ def read_files(
     contract: Contract,
     source: Source,
 ) -> DataFrame:
-    """The records of `files`, read on the executors, with `ds` and `kind` to partition by."""
+    """The records of `files`, read on the executors, with their `kind` to partition by."""
     names, delimiter = contract.names, source.delimiter
-    schema = StructType([*bronze_schema(contract).fields, *_PARTITIONS])
+    schema = StructType([*bronze_schema(contract).fields, _KIND])
     root = str(warehouse)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -159,11 +158,10 @@ def _batch(
         column(facts and facts.sha256, pa.string()),
         column(facts and facts.records, pa.int64()),
         column(facts and facts.unparsable, pa.int64()),
-        column(ds, pa.date32()),
         column(kind, pa.string()),
     ]
     tail = ["_ds", "_file", "_record", "_text", "_reason", "_bytes", "_sha256", "_records"]
-    return pa.RecordBatch.from_arrays(arrays, [*columns, *tail, "_unparsable", "ds", "kind"])
+    return pa.RecordBatch.from_arrays(arrays, [*columns, *tail, "_unparsable", "kind"])
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -171,39 +169,44 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _record(work: Work, folder: Path, size: int) -> Record:
-    facts = [
-        row
+def _records(work: Work, folder: Path, sizes: dict[date, int]) -> dict[date, Record]:
+    """A record for each night, once what was written is what was read."""
+    facts = {
+        row["_ds"]: row
         for file in parquet_files(folder / f"kind={FILE}")
         for row in pq.ParquetFile(file).read().to_pylist()
-    ]
-    delivered = [
-        {
+    }
+    parsed = count_by_night(work.spark, folder / f"kind={PARSED}", sizes)
+    unparsable = count_by_night(work.spark, folder / f"kind={UNPARSABLE}", sizes)
+    outputs = {
+        kind: work.project.relative(folder / f"kind={kind}")
+        for kind in (PARSED, UNPARSABLE)
+        if (folder / f"kind={kind}").is_dir()
+    }
+    records = {}
+    for ds, size in sizes.items():
+        row = facts[ds]
+        if parsed[ds] + unparsable[ds] != row["_records"] or unparsable[ds] != row["_unparsable"]:
+            raise AccountingError(
+                f"{row['_file']}: {row['_records']} records were read, {row['_unparsable']} of "
+                f"them unparsable, but {parsed[ds]} and {unparsable[ds]} were written"
+            )
+        if row["_bytes"] != size:
+            raise UnreadableInput(
+                f"{row['_file']} had {size} bytes when the run began and {row['_bytes']} when it "
+                "was read: it was still being written. Run again.",
+                path=row["_file"],
+            )
+        file = {
             "file": row["_file"],
             "bytes": row["_bytes"],
             "sha256": row["_sha256"],
             "records": row["_records"],
             "unparsable": row["_unparsable"],
         }
-        for row in facts
-    ]
-    read = sum(row["records"] for row in delivered)
-    unparsable = sum(row["unparsable"] for row in delivered)
-    written = count_rows([folder / f"kind={PARSED}"])
-    rejected = count_rows([folder / f"kind={UNPARSABLE}"])
-    if len(delivered) != 1 or (written, rejected) != (read - unparsable, unparsable):
-        raise UnreadableInput(
-            f"{folder}: {len(delivered)} file(s) with {read} records were read, but {written} "
-            f"parsed and {rejected} unparsable records were written"
+        records[ds] = blank_record(
+            outputs=outputs,
+            counts={"read": row["_records"], "unparsable": row["_unparsable"]},
+            details={"files": [file]},
         )
-    if delivered[0]["bytes"] != size:
-        raise UnreadableInput(
-            f"{delivered[0]['file']} had {size} bytes when the run began and "
-            f"{delivered[0]['bytes']} when it was read: it was still being written. Run again."
-        )
-    kinds = [k for k in (PARSED, UNPARSABLE) if (folder / f"kind={k}").is_dir()]
-    return blank_record(
-        outputs={k: [work.project.relative(folder / f"kind={k}")] for k in kinds},
-        counts={"read": read, "unparsable": unparsable},
-        details={"files": delivered},
-    )
+    return records

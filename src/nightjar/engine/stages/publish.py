@@ -31,7 +31,7 @@ def run(work: Work) -> dict[date, Record]:
     hidden = () if visible.get("run_key") == run_key else (ds,)
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
-        (folder,) = work.outputs(scored, SCORES)
+        folder = work.output(scored, SCORES)
         files = audited.details["files"]
         found = {p.name: file_facts(p) for p in parquet_files(folder)}
         if found != files:

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from nightjar.core.plan import MODEL_VERSION, Plan
 from nightjar.core.records import Record
 from nightjar.engine import features
-from nightjar.engine.lake import count_rows, read
+from nightjar.engine.lake import count_rows, read_folder
 from nightjar.engine.quality.types import typed_schema
 from nightjar.engine.registry import Registry
 from nightjar.engine.stages.features import ROWS
@@ -41,14 +41,14 @@ def run(work: Work) -> dict[date, Record]:
         engine = trainer(model.facts["trainer"])
         loaded = engine.load(work.spark, model.folder / "model")
         golden = replay(work.spark, engine, loaded, model)
-        rows = read(work.spark, features.schema(work.plan), work.outputs(built, ROWS))
+        rows = read_folder(work.spark, features.schema(work.plan), work.output(built, ROWS))
         scored = as_published(work.plan, engine.score(loaded, rows), model.label)
-        folder = work.folder("scores", spec.name, attempt) / f"ds={ds}"
-        scored.write.mode("error").option("compression", "zstd").parquet(str(folder))
+        folder = work.folder("scores", spec.name, attempt)
+        scored.write.mode("error").parquet(str(folder))
         return {
             ds: blank_record(
-                outputs={SCORES: [work.project.relative(folder)]},
-                counts={"scores": count_rows([folder])},
+                outputs={SCORES: work.project.relative(folder)},
+                counts={"scores": count_rows(folder)},
                 details={
                     "model": model.label,
                     "model_sha256": model.digest,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from nightjar.core.records import Record
-from nightjar.engine.lake import read
+from nightjar.engine.lake import read_nights
 from nightjar.engine.quality.gate import judge, refuse_if_critical
 from nightjar.engine.stages.clean import SILVER, silver_schema
 from nightjar.engine.work import Work, blank_record
@@ -23,8 +23,10 @@ def run(work: Work, source: str) -> dict[date, Record]:
     inputs: dict[date, object] = {ds: r.fingerprint for ds, r in cleaned.items()}
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
-        folders = [path for ds in pending for path in work.outputs(cleaned[ds], SILVER)]
-        silver = read(work.spark, silver_schema(contract), folders)
+        judged = {ds: cleaned[ds] for ds in pending}
+        silver = read_nights(
+            work.spark, work.project.warehouse, silver_schema(contract), judged, SILVER
+        )
         label = pending[0].isoformat() if len(pending) == 1 else f"{pending[0]}_to_{pending[-1]}"
         docs = work.project.warehouse / "docs" / work.plan.spec.name / label
         verdicts = judge(

@@ -29,9 +29,6 @@ from nightjar.core.errors import near
 from nightjar.core.pipeline import Candidate, Features
 from nightjar.engine.trainers import SCORE
 
-# These are the trainer's to set.
-_OURS = {"featuresCol", "labelCol", "predictionCol", "probabilityCol", "rawPredictionCol"}
-
 
 def faults(candidate: Candidate) -> list[tuple[Location, str, str]]:
     cls = _estimator_class(candidate.estimator)
@@ -49,7 +46,7 @@ def faults(candidate: Candidate) -> list[tuple[Location, str, str]]:
     params = _params(cls)
     for name, value in candidate.params.items():
         at: Location = ("params", name)
-        if name in _OURS:
+        if name.endswith("Col"):  # a column: the trainer makes them
             wrong.append((at, f"'{name}' is set by the trainer", "remove it"))
         elif name not in params:
             wrong.append((at, f"{cls.__name__} has no parameter '{name}'", near(name, params)))
