@@ -10,9 +10,12 @@ no record; a byte order mark is skipped; gzip, bz2 and zstd are known by the fil
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
+import re
+import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +24,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from nightjar.core.errors import EmptyInput, HeaderMismatch, MissingInput, UnreadableInput, near
 
 BLOCK_BYTES = 4 << 20
 LONGEST_RECORD = 64 << 20
+
+# Bytes that are not UTF-8 travel through Arrow as characters of a private area.
+_BYTE = 0x10FF00
+_NO_UTF8 = re.compile("[\U0010ff80-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,50 @@ class Hashing(io.RawIOBase):
         return int(count)
 
 
+class Ended(io.RawIOBase):
+    """A stream of text as Arrow needs it: all of it UTF-8, and a last line after its end.
+
+    The last line tells a quote that is still open at the end: it becomes part of the last record.
+    """
+
+    def __init__(self, stream: pa.NativeFile, last_line: str) -> None:
+        self.stream = stream
+        self.last_line = f"\n{last_line}\n".encode()
+        self.damaged = False
+        self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self.pending = b""
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while len(self.pending) < len(buffer) and not self.ended:
+            chunk = self.stream.read(len(buffer))
+            self.ended = not chunk
+            self.pending += self._utf8(chunk, self.ended)
+            if self.ended:
+                self.pending += self.last_line
+        count = min(len(buffer), len(self.pending))
+        if count > 1 and self.pending[count - 1 : count] == b"\r":
+            count -= 1  # between blocks Arrow makes CRLF one CR, also inside quotes
+        memoryview(buffer)[:count] = self.pending[:count]
+        self.pending = self.pending[count:]
+        return count
+
+    def _utf8(self, chunk: bytes, final: bool) -> bytes:
+        if chunk.isascii() and not self.decoder.getstate()[0]:
+            return chunk
+        text = self.decoder.decode(chunk, final)
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            self.damaged = True
+        return re.sub(
+            "[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00 + _BYTE), text
+        ).encode()
+
+
 def open_text(path: Path) -> tuple[Hashing, pa.NativeFile]:
     """The file's raw bytes, hashed as they pass, and the stream that decompresses them."""
     raw = Hashing(path.open("rb", buffering=0))
@@ -100,27 +152,35 @@ def read_header(path: Path, delimiter: str) -> list[str]:
             head = stream.read(1 << 20)
         except (OSError, pa.ArrowException) as error:
             raise UnreadableInput(f"{path} cannot be decompressed: {error}") from error
-    if not head.strip():
+    if not head.removeprefix(codecs.BOM_UTF8).strip():
         raise EmptyInput(f"{path} is empty ({raw.size} bytes); expected at least a header line")
     return _parse_header(path, head, delimiter)
 
 
 def _parse_header(path: Path, head: bytes, delimiter: str) -> list[str]:
-    end = min((i for i in (head.find(b"\n"), head.find(b"\r")) if i >= 0), default=len(head))
-    while head[:end].count(b'"') % 2 and end < len(head):
-        end = next((i for i in range(end + 1, len(head)) if head[i] in b"\r\n"), len(head))
+    head = head.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
+    quoted, end = False, len(head)
+    for mark in re.finditer(rb'["\r\n]', head):
+        if mark[0] == b'"':
+            quoted = not quoted
+        elif not quoted:
+            end = mark.start()
+            break
     if b"\0" in head[:end]:
         raise UnreadableInput(
             f"{path} has NUL bytes in its first line: it is no UTF-8 text (UTF-16, or a binary "
             "file?). Convert it to UTF-8."
         )
     try:
-        line = head[:end].decode("utf-8-sig")
+        line = head[:end].decode("utf-8")
     except UnicodeDecodeError as error:
         raise UnreadableInput(
             f"{path}: the header is not UTF-8 (byte {error.start}). Convert the file to UTF-8."
         ) from error
-    return next(csv.reader([line], delimiter=delimiter), [])
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error as error:
+        raise UnreadableInput(f"{path}: the header cannot be read: {error}") from error
 
 
 def _missing(path: Path) -> MissingInput:
@@ -170,25 +230,38 @@ def read_records(
     """
     header = read_header(path, delimiter)
     check_header(path, header, expected)
-    block = BLOCK_BYTES
-    while True:
+    done = 0
+    for block in (BLOCK_BYTES, LONGEST_RECORD):
         reader = _Reader(path, header, expected, delimiter, block)
         try:
-            yield from reader.read()
+            for item in reader.read():
+                yield from _after(done, item)
             return
         except pa.ArrowInvalid as error:
-            # A record longer than a block; nothing was emitted yet only if it is the first one.
-            if "straddling" not in str(error) or reader.emitted or block >= LONGEST_RECORD:
+            # A record or the header may be longer than a block: go on with longer ones.
+            if block == LONGEST_RECORD:
                 raise UnreadableInput(
                     f"{path}: after record {reader.count}: {error}. "
                     f"(A record may be at most {LONGEST_RECORD >> 20} MiB.)",
                     path=str(path),
                 ) from error
-            block = LONGEST_RECORD
+            done = reader.count
         except (OSError, pa.ArrowException) as error:
             raise UnreadableInput(
                 f"{path}: after record {reader.count}: {error}", path=str(path)
             ) from error
+
+
+def _after(
+    done: int, item: Records | Unparsable | FileFacts
+) -> Iterator[Records | Unparsable | FileFacts]:
+    """What is left of `item` when the first `done` records are known already."""
+    if isinstance(item, Records) and len(item.numbers) and item.numbers[0] <= done:
+        first = int(np.searchsorted(item.numbers, done, side="right"))
+        item = Records(item.numbers[first:], [column[first:] for column in item.columns])
+    known = isinstance(item, Unparsable) and item.number <= done
+    if not known and not (isinstance(item, Records) and not len(item.numbers)):
+        yield item
 
 
 class _Reader:
@@ -200,21 +273,25 @@ class _Reader:
         self.rejected: deque[Unparsable] = deque()
         self.count = 0
         self.bad = 0
-        self.emitted = False
+        self.damaged = False
+        self.last_line = uuid.uuid4().hex
 
     def _reject(self, row: Any) -> str:
         reason = f"found {row.actual_columns} fields, expected {row.expected_columns}"
-        if row.text.count('"') % 2:
+        text = row.text
+        if self.last_line in text:
+            text = text[: text.index(self.last_line)].rsplit("\n", 1)[0]
             reason += "; a quote is not closed"
         # Arrow counts the header as row 1.
-        self.rejected.append(Unparsable(row.number - 1, row.text, reason))
+        self.rejected.append(Unparsable(row.number - 1, _shown(text), reason))
         return "skip"
 
     def read(self) -> Iterator[Records | Unparsable | FileFacts]:
         raw, stream = open_text(self.path)
+        text = Ended(stream, self.delimiter.join([self.last_line] * len(self.header)))
         with raw.file:
             reader = pacsv.open_csv(
-                stream,
+                pa.PythonFile(text, mode="r"),
                 read_options=pacsv.ReadOptions(use_threads=False, block_size=self.block),
                 parse_options=pacsv.ParseOptions(
                     delimiter=self.delimiter,
@@ -222,12 +299,13 @@ class _Reader:
                     invalid_row_handler=self._reject,
                 ),
                 convert_options=pacsv.ConvertOptions(
-                    column_types={name: pa.binary() for name in self.header},
+                    column_types={name: pa.string() for name in self.header},
                     include_columns=list(self.expected),
                     strings_can_be_null=False,
                 ),
             )
             for batch in reader:
+                self.damaged = text.damaged
                 yield from self._emit(batch)
             yield from self._emit(None)
             while raw.read(1 << 20):
@@ -236,6 +314,9 @@ class _Reader:
 
     def _emit(self, batch: pa.RecordBatch | None) -> Iterator[Records | Unparsable]:
         """Number the batch's records: those that Arrow skipped took numbers of their own."""
+        if batch is not None and self._ends(batch):
+            yield from self._emit_last(batch)
+            return
         good = batch.num_rows if batch is not None else 0
         # Arrow parses ahead: take only the rejects that stand among or right after these records.
         taken: list[Unparsable] = []
@@ -246,37 +327,47 @@ class _Reader:
         numbers = np.flatnonzero(slots) + 1 + self.count
         self.count += len(slots)
         self.bad += len(taken)
-        self.emitted = self.emitted or len(slots) > 0
         yield from taken
         if batch is not None and good:
             yield from self._decoded(numbers, batch)
 
+    def _ends(self, batch: pa.RecordBatch) -> bool:
+        """Whether the batch's last record holds the line that was put after the file's end."""
+        last = batch.column(self.header[-1])
+        return len(last) > 0 and self.last_line in last[-1].as_py()
+
+    def _emit_last(self, batch: pa.RecordBatch) -> Iterator[Records | Unparsable]:
+        values = [column[-1].as_py() for column in batch.columns]
+        yield from self._emit(batch.slice(0, batch.num_rows - 1))
+        if values != [self.last_line] * len(values):
+            self.count += 1
+            self.bad += 1
+            end = batch.schema.names.index(self.header[-1])
+            values[end] = values[end][: values[end].index(self.last_line)].rsplit("\n", 1)[0]
+            yield Unparsable(self.count, self._joined(values), "a quote is not closed")
+
     def _decoded(
         self, numbers: np.ndarray[Any, np.dtype[np.int64]], batch: pa.RecordBatch
     ) -> Iterator[Records | Unparsable]:
-        try:
-            yield Records(numbers, [column.cast(pa.string()) for column in batch.columns])
-            return
-        except pa.ArrowInvalid:
-            pass  # some value is not UTF-8: find the records
         valid = np.ones(batch.num_rows, dtype=bool)
-        for i, column in enumerate(batch.columns):
-            for row, value in enumerate(column.to_pylist()):
-                if valid[row] and not _is_utf8(value):
-                    valid[row] = False
-                    text = self.delimiter.join(
-                        c[row].as_py().decode("utf-8", "backslashreplace") for c in batch.columns
-                    )
-                    self.bad += 1
-                    reason = f"column '{batch.schema.names[i]}' is not UTF-8"
-                    yield Unparsable(int(numbers[row]), text, reason)
-        kept = batch.filter(pa.array(valid))
-        yield Records(numbers[valid], [column.cast(pa.string()) for column in kept.columns])
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if not self.damaged:
+                break
+            wrong = np.asarray(pc.match_substring_regex(column, _NO_UTF8.pattern)) & valid
+            valid &= ~wrong
+            for row in np.flatnonzero(wrong):
+                self.bad += 1
+                text = self._joined([c[int(row)].as_py() for c in batch.columns])
+                yield Unparsable(int(numbers[row]), text, f"column '{name}' is not UTF-8")
+        if valid.any():
+            kept = batch if valid.all() else batch.filter(pa.array(valid))
+            yield Records(numbers[valid], kept.columns)
+
+    def _joined(self, values: list[str]) -> str:
+        """The values of a record as one text, in the file's order."""
+        by_name = dict(zip(self.expected, values, strict=True))
+        return _shown(self.delimiter.join(by_name[name] for name in self.header))
 
 
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def _shown(text: str) -> str:
+    return _NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - _BYTE:02x}", text)
