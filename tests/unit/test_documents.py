@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,6 @@ YAMLISH = st.text(alphabet=" \n\t:-,[]{}#&*!|>'\"%@`~?<=.0123456789abenotruls\x0
 @example("9" * 5000)
 @example("1e999")
 def test_any_bytes_are_a_document_or_a_spec_error(tmp_path: Path, content: str | bytes) -> None:
-    try:
-        raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+    raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+    with contextlib.suppress(SpecError):
         assert isinstance(read(tmp_path, raw), Document)
-    except SpecError as error:
-        assert error.faults

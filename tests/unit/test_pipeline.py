@@ -1,0 +1,180 @@
+"""Pipeline specs: closed, frozen, and typed."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from nightjar.core.documents import load
+from nightjar.core.pipeline import CleanStep, Join, Pipeline, Source, Split, parse_duration
+
+FILE = Path(__file__).parent / "project" / "pipelines" / "late_trips.yaml"
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    return dict(load(FILE).data)
+
+
+def source(**changes: Any) -> Source:
+    return Source.model_validate({"contract": "trips", "format": "csv", "path": "a.csv", **changes})
+
+
+def wrong(model: type[pydantic.BaseModel], value: Any) -> tuple[Any, ...]:
+    with pytest.raises(pydantic.ValidationError) as caught:
+        model.model_validate(value)
+    return caught.value.errors()[0]["loc"]
+
+
+def test_specs_are_frozen(data: dict[str, Any]) -> None:
+    spec = Pipeline.model_validate(data)
+    for model, key in ((spec, "name"), (spec.sources["trips"], "path"), (spec.gate, "at_least")):
+        with pytest.raises(pydantic.ValidationError):
+            setattr(model, key, "other")
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        (),
+        ("sources", "trips"),
+        ("clean", "trips", 0),
+        ("features",),
+        ("features", "joins", 0),
+        ("label",),
+        ("split",),
+        ("candidates", "logistic"),
+        ("gate",),
+        ("publish",),
+    ],
+)
+def test_every_level_is_closed(data: dict[str, Any], at: tuple[Any, ...]) -> None:
+    place: Any = data
+    for step in at:
+        place = place[step]
+    place["extra"] = 1
+    assert wrong(Pipeline, data) == (*at, "extra")
+
+
+@pytest.mark.parametrize("key", ["name", "schedule", "sources", "features", "label", "publish"])
+def test_required_keys(data: dict[str, Any], key: str) -> None:
+    del data[key]
+    assert wrong(Pipeline, data) == (key,)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30 minutes", 1800), ("1 hour", 3600), ("2 hours", 7200), ("1 day", 86400)],
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "2h", "-1 day", "1.5 hours", "2  hours", "1 week", 7, None]
+)
+def test_no_durations(text: Any) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../x.csv",
+        "a/../../x",
+        "a//b",
+        "a/",
+        "",
+        "c:x",
+        "s3://b/x",
+        "a\\b",
+        "{night}.csv",
+    ],
+)
+def test_paths_stay_inside_the_warehouse(path: str) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        source(path=path)
+
+
+def test_a_path_with_ds_is_one_file_a_night() -> None:
+    nightly = source(path="landing/{ds}/trips-{ds}.csv.gz")
+    assert (nightly.nightly, source().nightly) == (True, False)
+    assert nightly.file(date(2013, 12, 1)) == "landing/2013-12-01/trips-2013-12-01.csv.gz"
+
+
+def test_delimiters() -> None:
+    assert [source(delimiter=d).delimiter for d in (",", ";", "\t", "|")] == [",", ";", "\t", "|"]
+    for bad in ("", ",,", '"', "\n", "\r", "\0", "é"):
+        assert wrong(Source, {**source().model_dump(), "delimiter": bad}) == ("delimiter",)
+
+
+@pytest.mark.parametrize("name", ["Trips", "1trips", "trips-x", "a" * 65, "", "a;b", "a\n"])
+def test_names_are_plain_words(data: dict[str, Any], name: str) -> None:
+    data["name"] = name
+    assert wrong(Pipeline, data) == ("name",)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {},
+        {"trim": ["a"], "upper": ["a"]},
+        {"trim": ["Not A Name"]},
+        {"deduplicate": {"keep": "any"}},
+        {"blank_outside": {"a": [1]}},
+        {"blank_outside": {"a": [5, 1]}},
+        {"scale": {"a": "much"}},
+    ],
+)
+def test_wrong_clean_steps(step: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        CleanStep.model_validate(step)
+
+
+def test_clean_steps_know_their_kind_and_columns() -> None:
+    assert CleanStep.model_validate({"trim": ["a", "b"]}).columns == ("a", "b")
+    step = CleanStep.model_validate({"fill": {"a": 1, "b": "x"}})
+    assert (step.kind, step.columns, step.fill) == ("fill", ("a", "b"), {"a": 1, "b": "x"})
+    assert CleanStep.model_validate({"deduplicate": {"keep": "first"}}).columns == ()
+
+
+def test_joins() -> None:
+    listed = Join.model_validate({"source": "s", "on": ["a"], "columns": ["x", "y"]})
+    assert (listed.columns, listed.lookback) == ({"x": "x", "y": "y"}, timedelta(days=1))
+    for half in ({"at": "t"}, {"within": "1 hour"}):
+        assert wrong(Join, {"source": "s", "on": ["a"], "columns": [], **half}) == ()
+    assert wrong(Join, {"source": "s", "on": [], "columns": []}) == ("on",)
+
+
+def test_the_test_window_is_shorter_than_the_history() -> None:
+    assert wrong(Split, {"by": "t", "history": "10 days", "test": "10 days"}) == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "at"),
+    [
+        ("features", {"numeric": [], "categorical": []}, ("features",)),
+        ("features", {"numeric": ["a"], "categorical": ["a"]}, ("features",)),
+        ("gate", {"metric": "accuracy"}, ("gate", "metric")),
+        ("gate", {"at_least": 1.01}, ("gate", "at_least")),
+        ("gate", {"smallest_slice": 0}, ("gate", "smallest_slice")),
+        ("label", {"known_after": "soon"}, ("label", "known_after")),
+    ],
+)
+def test_wrong_values(
+    data: dict[str, Any], section: str, change: dict[str, Any], at: tuple[str, ...]
+) -> None:
+    data[section] = {**data[section], **change}
+    assert wrong(Pipeline, data) == at
+
+
+@pytest.mark.parametrize("schedule", ["@daily", "0 4 * *", "0 4 * * * *", ""])
+def test_a_schedule_has_five_fields(data: dict[str, Any], schedule: str) -> None:
+    data["schedule"] = schedule
+    assert wrong(Pipeline, data) == ("schedule",)
