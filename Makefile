@@ -33,8 +33,9 @@ dist: setup ## dist/nightjar.zip: what spark-submit ships to the executors
 	@mkdir -p dist && $(MAKE) -s zip ZIP=$(CURDIR)/dist/nightjar.zip && echo dist/nightjar.zip
 
 zip:
-	@cd src && rm -f $(ZIP) && find nightjar -name '*.py' -o -name py.typed | sort | \
-	    xargs ../$(BIN)/python -m zipfile -c $(ZIP)
+	@cd src && $(CURDIR)/$(BIN)/python -c "import pathlib, sys, zipfile; \
+	    archive = zipfile.ZipFile(sys.argv[1], 'w'); \
+	    [archive.write(p) for p in sorted(pathlib.Path('nightjar').rglob('*.py'))]" $(ZIP)
 
 clean: ## Remove what the demo and the tests made; keeps the environment
 	rm -rf warehouse dist .pytest_cache .mypy_cache .ruff_cache

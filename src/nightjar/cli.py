@@ -16,6 +16,7 @@ from nightjar.core.errors import NightjarError, SpecError, UsageError
 from nightjar.core.project import Project, nights_between, parse_ds
 
 if TYPE_CHECKING:
+    from nightjar.core.plan import Plan
     from nightjar.engine.work import Work
 
 EXIT_CODES = """Exit status: 0 done; 1 a defect of Nightjar; 2 the request, a pipeline, a contract or a setting is wrong; 3 the data was refused; 4 something that must come first is missing; 5 another run came first."""  # noqa: E501
@@ -97,12 +98,15 @@ def run(
 ) -> None:
     """Run a night: ingest, clean, validate, features, score, audit, publish."""
     with _errors(as_json):
+        from nightjar.core.plan import load_plan
         from nightjar.core.records import RecordBook
 
         found = Project.find(project, warehouse)
-        with _work(found, pipeline, [ds], profile, force, as_json) as work:
-            from nightjar.engine.night import run_night
+        plan = load_plan(found, pipeline)
+        from nightjar.engine.night import preflight, run_night
 
+        preflight(found, plan, [ds], only)  # a fault is said before a JVM starts
+        with _work(found, plan, [ds], profile, force, as_json) as work:
             run_night(work, only)
         if only is not None:
             _answer(as_json, {"pipeline": pipeline, "ds": str(ds), "stage": only}, "")
@@ -136,10 +140,15 @@ def load(
     """Ingest, clean and validate a range of nights at once, as history to learn from."""
     with _errors(as_json):
         nights = nights_between(first, last)
-        found = Project.find(project, warehouse)
-        with _work(found, pipeline, nights, profile, force, as_json) as work:
-            from nightjar.engine import night
+        from nightjar.core.plan import load_plan
 
+        found = Project.find(project, warehouse)
+        plan = load_plan(found, pipeline)
+        from nightjar.engine import night
+        from nightjar.engine.delivery import look_at_delivery
+
+        look_at_delivery(found, plan, nights)
+        with _work(found, plan, nights, profile, force, as_json) as work:
             night.load(work)
         _answer(as_json, {"pipeline": pipeline, "nights": len(nights)}, f"{len(nights)} nights")
 
@@ -164,8 +173,11 @@ def train(
 ) -> None:
     """Train the candidates on the loaded nights; promote the best if the gate lets it."""
     with _errors(as_json):
+        from nightjar.core.plan import load_plan
+
         found = Project.find(project, warehouse)
-        with _work(found, pipeline, [as_of], profile, force, as_json) as work:
+        plan = load_plan(found, pipeline)
+        with _work(found, plan, [as_of], profile, force, as_json) as work:
             from nightjar.engine.training import train as train_candidates
 
             record = train_candidates(work, as_of)
@@ -254,12 +266,9 @@ def main() -> None:
 
 @contextmanager
 def _work(
-    project: Project, pipeline: str, nights: list[date], profile: str, force: bool, as_json: bool
+    project: Project, plan: Plan, nights: list[date], profile: str, force: bool, as_json: bool
 ) -> Iterator[Work]:
-    """The plan and the Spark session of one command; the session is stopped at its end."""
-    from nightjar.core.plan import load_plan
-
-    plan = load_plan(project, pipeline)
+    """The work of one command; its Spark session is stopped at the end."""
     from nightjar.engine.open import open_work
 
     say: Callable[[str], None] = lambda line: typer.echo(line, err=as_json)  # noqa: E731

@@ -604,11 +604,8 @@ class _Compiler:
         self, at: Location, arguments: dict[str, Any], column: str, bounds: Bounds
     ) -> Invalid | None:
         self._only(at, arguments, {"validValues", "pattern"})
-        declared = next(
-            p.logicalType or ""
-            for p in (self.model.schema_ or [])[0].properties or []
-            if p.name == column
-        )
+        properties = (self.model.schema_ or [])[0].properties or []
+        declared = next((p.logicalType or "" for p in properties if p.name == column), "")
         if ("validValues" in arguments) == ("pattern" in arguments):
             self.fault(at, "invalidValues needs one of 'validValues' and 'pattern' as argument")
             return None

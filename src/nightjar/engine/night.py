@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 
 from nightjar.core.errors import UsageError, near
+from nightjar.core.plan import Plan
+from nightjar.core.project import Project
 from nightjar.core.records import Record
+from nightjar.engine.delivery import look_at_delivery
+from nightjar.engine.registry import Registry
 from nightjar.engine.stages import audit, clean, features, ingest, publish, score, validate
 from nightjar.engine.work import Work
 
@@ -44,13 +48,9 @@ def run_night(work: Work, only: str | None = None) -> None:
     """Run every stage of the night, or `only` one; finished ones with the same inputs are skipped.
 
     Raises:
-        UsageError: there is no stage called `only`.
         NightjarError: as the stages do; nothing of the night is visible then.
     """
-    if only is not None and only not in STAGES:
-        raise UsageError(f"no stage is called '{only}'; {near(only, STAGES)}")
-    if only is None or only == "score":
-        _need_a_champion(work)
+    preflight(work.project, work.plan, work.nights, only)
     for name, stage in STAGES.items():
         if only in (None, name):
             stage(work)
@@ -62,8 +62,17 @@ def load(work: Work) -> None:
         STAGES[name](work)
 
 
-def _need_a_champion(work: Work) -> None:
-    # Said before the work rather than after it.
-    from nightjar.engine.registry import Registry
+def preflight(project: Project, plan: Plan, nights: Sequence[date], only: str | None) -> None:
+    """What can be said before Spark starts: is there a champion, are the files there and right.
 
-    Registry(work.project, work.plan.spec.name).require_champion()
+    Raises:
+        UsageError: there is no stage called `only`.
+        NotThereYet: the night is to be scored, and no model was promoted.
+        MissingInput, EmptyInput, HeaderMismatch, UnreadableInput: as a file is.
+    """
+    if only is not None and only not in STAGES:
+        raise UsageError(f"no stage is called '{only}'; {near(only, STAGES)}")
+    if only in (None, "ingest"):
+        look_at_delivery(project, plan, nights)
+    if only in (None, "score"):
+        Registry(project, plan.spec.name).require_champion()

@@ -60,7 +60,7 @@ def train(work: Work, as_of: date) -> Record:
     if faults:
         raise SpecError(faults=faults)
     spec = work.plan.spec
-    nights = _known_nights(work, as_of)
+    nights = known_nights(work, as_of)
     used = {source: silver_records(work, source, nights) for source in spec.sources}
     inputs: dict[date, object] = {
         as_of: [
@@ -82,7 +82,12 @@ def train(work: Work, as_of: date) -> Record:
     return work.once("train", inputs, do)[as_of]
 
 
-def _known_nights(work: Work, as_of: date) -> list[date]:
+def known_nights(work: Work, as_of: date) -> list[date]:
+    """The loaded nights of the split's history whose labels are known on the day `as_of`.
+
+    Raises:
+        NotThereYet: there is none.
+    """
     spec = work.plan.spec
     base = spec.features.base
     loaded = work.book.nights(f"validate.{base}")
@@ -164,8 +169,8 @@ class _Session:
                     f"label '{self.label}': {self.spec.label.expr}",
                     **counts,
                 )
-        numeric = list(self.spec.features.numeric)
-        empty = [n for n, found in features.present(numeric, train).items() if found == 0]
+        names = [*self.spec.features.numeric, *self.spec.features.categorical]
+        empty = [n for n, found in features.present(names, train).items() if found == 0]
         if empty:
             raise TrainingRefused(
                 f"no training row has a value for: {', '.join(empty)}. Remove the feature, or see "

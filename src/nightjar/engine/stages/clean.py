@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, StringType, StructField, StructType
+from pyspark.sql.types import DataType, IntegralType, StringType, StructField, StructType
 
 from nightjar.core.checks import Castable
 from nightjar.core.contract import Contract
@@ -192,8 +192,12 @@ def _text_step(step: CleanStep, name: str, text: Column) -> Column:
 def _value_step(step: CleanStep, name: str, value: Column, types: Mapping[str, DataType]) -> Column:
     match step:
         case CleanStep(scale=dict() as scale):
-            scaled = (value.cast("double") * F.lit(scale[name])).try_cast(types[name])
-            return F.when(F.abs(scaled.cast("double")) < float("inf"), scaled)
+            factor = F.lit(scale[name])
+            if isinstance(types[name], IntegralType):
+                product = F.try_multiply(value.cast("bigint"), factor.try_cast("bigint"))
+                return product.try_cast(types[name])
+            product = (value * factor).try_cast(types[name])
+            return F.when(F.abs(product) < float("inf"), product)
         case CleanStep(blank_outside=dict() as limits):
             return F.when(value.between(*limits[name]), value)
         case CleanStep(fill=dict() as fill):

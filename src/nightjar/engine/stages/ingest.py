@@ -18,10 +18,11 @@ from pyspark.sql.types import (
 )
 
 from nightjar.core.contract import Contract
-from nightjar.core.errors import AccountingError, NightjarError, UnreadableInput
+from nightjar.core.errors import AccountingError, UnreadableInput
 from nightjar.core.pipeline import Source
 from nightjar.core.records import Record
 from nightjar.engine import delimited
+from nightjar.engine.delivery import look_at_files
 from nightjar.engine.lake import count_by_night, parquet_files
 from nightjar.engine.work import Work, blank_record
 
@@ -58,7 +59,7 @@ def run(work: Work, source: str) -> dict[date, Record]:
     spec = work.plan.spec.sources[source]
     contract = work.plan.contract_of(source)
     files = {ds: work.project.warehouse / spec.file(ds) for ds in work.nights_of(source)}
-    look_at_files(files, contract, spec)
+    look_at_files(files, contract, spec.delimiter)
     inputs: dict[date, object] = {
         ds: [source, spec, contract.digest, path.name, *_stamp(path)] for ds, path in files.items()
     }
@@ -72,25 +73,6 @@ def run(work: Work, source: str) -> dict[date, Record]:
         return _records(work, folder, sizes)
 
     return work.once(f"ingest.{source}", inputs, do)
-
-
-def look_at_files(files: dict[date, Path], contract: Contract, source: Source) -> None:
-    """Look at every file's first bytes before Spark starts; report all that is wrong at once."""
-    wrong: list[NightjarError] = []
-    for path in files.values():
-        try:
-            header = delimited.read_header(path, source.delimiter)
-            delimited.check_header(path, header, contract.names)
-        except NightjarError as error:
-            wrong.append(error)
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        shown = "\n".join(f"- {e.message}" for e in wrong[:10])
-        more = f"\n- and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        kinds = {type(e) for e in wrong}
-        kind = kinds.pop() if len(kinds) == 1 else UnreadableInput
-        raise kind(f"{len(wrong)} of {len(files)} files cannot be read:\n{shown}{more}")
 
 
 def read_files(

@@ -1,0 +1,122 @@
+"""Metrics against scikit-learn, by slice, and their intervals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+from nightjar.engine.evaluation import BINS, Counts, evaluate, measure, roc_auc
+
+
+def drawn(rows: int, seed: int = 0) -> tuple[Any, Any]:
+    """Scores of every kind, ties and both ends among them, and labels that go with them."""
+    generator = np.random.default_rng(seed)
+    scores = generator.beta(2, 4, rows)
+    scores[::7] = np.round(scores[::7], 1)
+    scores = np.clip(scores, 0.001, 0.999)
+    return scores, (generator.random(rows) < scores).astype(float)
+
+
+def binned(scores: Any, labels: Any) -> Counts:
+    counts = np.zeros((BINS + 1, 2), dtype=np.int64)
+    np.add.at(counts, (np.round(scores * BINS).astype(int), labels.astype(int)), 1)
+    return counts
+
+
+def test_metrics_are_those_of_scikit_learn(spark: SparkSession) -> None:
+    scores, labels = drawn(6000)
+    rows = list(zip(scores.tolist(), labels.tolist(), strict=True)) + [(0.5, None)]
+    found, _ = evaluate(spark.createDataFrame(rows, "s double, y double"), "s", "y")
+    assert (found.rows, found.positives) == (6000, int(labels.sum()))
+    assert found.roc_auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
+    assert found.log_loss == pytest.approx(log_loss(labels, scores), abs=1e-4)
+    assert found.brier == pytest.approx(brier_score_loss(labels, scores), abs=1e-4)
+
+
+def test_slices_are_measured_alone(spark: SparkSession) -> None:
+    scores, labels = drawn(900)
+    places = np.array(["a", "b", None])[np.arange(900) % 3]
+    sizes = np.array(["x", "y"])[np.arange(900) % 2]
+    columns = (scores.tolist(), labels.tolist(), places.tolist(), sizes.tolist())
+    frame = spark.createDataFrame(
+        list(zip(*columns, strict=True)), "s double, y double, place string, size string"
+    )
+    whole, slices = evaluate(frame, "s", "y", ["place", "size"])
+    assert whole.rows == 900
+    assert {s: list(found) for s, found in slices.items()} == {
+        "place": ["(missing)", "a", "b"],
+        "size": ["x", "y"],
+    }
+    for values, found in ((places, slices["place"]), (sizes, slices["size"])):
+        for value, metrics in found.items():
+            mine = np.array([v == (None if value == "(missing)" else value) for v in values])
+            assert metrics.rows == mine.sum()
+            assert metrics.positives == labels[mine].sum()
+            due = roc_auc_score(labels[mine], scores[mine])
+            assert metrics.roc_auc == pytest.approx(due, abs=2e-4)
+
+
+def test_a_tie_counts_one_half() -> None:
+    constant = measure(binned(np.full(10, 0.3), np.array([1.0] * 4 + [0.0] * 6)))
+    assert (constant.roc_auc, constant.roc_auc_low, constant.roc_auc_high) == (0.5, 0.5, 0.5)
+    scores, labels = np.array([0.1, 0.4, 0.4, 0.8]), np.array([0.0, 0.0, 1.0, 1.0])
+    assert roc_auc(binned(scores, labels)) == 0.875 == roc_auc_score(labels, scores)
+
+
+def test_a_perfect_order_and_its_reverse() -> None:
+    scores, labels = np.array([0.0, 0.2, 0.7, 1.0]), np.array([0.0, 0.0, 1.0, 1.0])
+    assert roc_auc(binned(scores, labels)) == 1.0
+    assert roc_auc(binned(1 - scores, labels)) == 0.0
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_one_class_alone_has_no_roc_auc(label: float) -> None:
+    found = measure(binned(np.array([0.2, 0.9]), np.array([label, label])))
+    assert (found.rows, found.positives) == (2, 2 * int(label))
+    assert all(map(math.isnan, (found.roc_auc, found.roc_auc_low, found.roc_auc_high)))
+    assert found.log_loss == pytest.approx(log_loss([label] * 2, [0.2, 0.9], labels=[0, 1]))
+
+
+def test_no_rows_have_no_roc_auc(spark: SparkSession) -> None:
+    found, slices = evaluate(
+        spark.createDataFrame([], "s double, y double, p string"), "s", "y", ["p"]
+    )
+    assert found.rows == 0
+    assert math.isnan(found.roc_auc)
+    assert slices == {"p": {}}
+
+
+def test_certain_and_wrong_scores_have_a_finite_loss() -> None:
+    found = measure(binned(np.array([0.0, 1.0]), np.array([1.0, 0.0])))
+    assert found.brier == 1.0
+    assert found.log_loss == pytest.approx(-math.log(0.5 / BINS))
+
+
+def test_the_interval_holds_the_estimate_and_narrows_with_the_rows() -> None:
+    widths = []
+    for rows in (200, 2_000, 20_000):
+        found = measure(binned(*drawn(rows)))
+        assert found.roc_auc_low < found.roc_auc < found.roc_auc_high
+        widths.append(found.roc_auc_high - found.roc_auc_low)
+    # As one over the root of n.
+    assert widths[0] / widths[1] == pytest.approx(math.sqrt(10), rel=0.4)
+    assert widths[1] / widths[2] == pytest.approx(math.sqrt(10), rel=0.4)
+
+
+def test_the_interval_is_the_same_each_time() -> None:
+    assert measure(binned(*drawn(300))) == measure(binned(*drawn(300)))
+
+
+def test_calibration_has_ten_bins_of_equal_width() -> None:
+    scores = np.array([0.0, 0.05, 0.1, 0.95, 1.0, 1.0])
+    found = measure(binned(scores, np.array([0.0, 1.0, 1.0, 0.0, 1.0, 1.0]))).calibration
+    assert [n for n, _, _ in found] == [2, 1, 0, 0, 0, 0, 0, 0, 0, 3]
+    assert found[0][1:] == pytest.approx((0.025, 0.5))
+    assert found[1][1:] == pytest.approx((0.1, 1.0))
+    assert found[9][1:] == pytest.approx((2.95 / 3, 2 / 3))
+    assert math.isnan(found[5][1])
