@@ -404,7 +404,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_a_mutated_contract_is_a_contract_or_a_spec_error(
