@@ -1,0 +1,341 @@
+"""Delimited text: every record of a file, exactly, however it is broken."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nightjar.core.errors import (
+    EmptyInput,
+    HeaderMismatch,
+    MissingInput,
+    NightjarError,
+    UnreadableInput,
+)
+from nightjar.engine import delimited
+from nightjar.engine.delimited import FileFacts, Records, Unparsable
+
+Rows = dict[int, tuple[str, ...] | Unparsable]
+
+
+def read(path: Path, names: Sequence[str] = "ab", delimiter: str = ",") -> tuple[Rows, FileFacts]:
+    """Every record by its number; a number that comes twice fails."""
+    rows: Rows = {}
+    *items, facts = delimited.read_records(path, names, delimiter)
+    for item in items:
+        found: Rows = {}
+        if isinstance(item, Records):
+            values = zip(*(column.to_pylist() for column in item.columns), strict=True)
+            found = dict(zip(item.numbers.tolist(), values, strict=True))
+        elif isinstance(item, Unparsable):
+            found = {item.number: item}
+        assert not rows.keys() & found.keys()
+        rows.update(found)
+    assert isinstance(facts, FileFacts)
+    assert (facts.bytes, facts.sha256) == (
+        path.stat().st_size,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+    assert facts.records == len(rows)
+    assert facts.unparsable == sum(isinstance(row, Unparsable) for row in rows.values())
+    return rows, facts
+
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(content: str | bytes, name: str = "in.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+# -- good records ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a,b\n1,2\n3,4\n", [("1", "2"), ("3", "4")]),
+        ("a,b\n1,2", [("1", "2")]),
+        ("a,b\r\n1,2\r\n", [("1", "2")]),
+        ("a,b\r1,2\r3,4\r", [("1", "2"), ("3", "4")]),
+        ("a,b\n\n1,2\n\r\n\n3,4\n\n", [("1", "2"), ("3", "4")]),
+        ("\n\na,b\n1,2\n", [("1", "2")]),
+        ('a,b\n"1","2"\n', [("1", "2")]),
+        ('a,b\n"x,y","say ""no"""\n', [("x,y", 'say "no"')]),
+        ('a,b\n"line\nbreak","\r\n"\n', [("line\nbreak", "\r\n")]),
+        ('a,b\n"",\n', [("", "")]),
+        ("a,b\n5\" pipe,it's\n", [('5" pipe', "it's")]),
+        ("a,b\n 1 ,NA\n", [(" 1 ", "NA")]),
+        ("a,b\nnull,007\n", [("null", "007")]),
+        ("a,b\nx\0y,2\n", [("x\0y", "2")]),
+        ("a,b\né,\U0001f42c\n", [("é", "\U0001f42c")]),
+        ("\ufeffa,b\n1,2\n", [("1", "2")]),
+        ('\ufeff"a",b\n1,2\n', [("1", "2")]),
+        ("b,a\n1,2\n", [("2", "1")]),
+        ("a,b\n", []),
+        ("a,b", []),
+    ],
+)
+def test_records(write: Write, text: str, rows: list[tuple[str, str]]) -> None:
+    assert read(write(text))[0] == dict(enumerate(rows, 1))
+
+
+def test_one_column(write: Write) -> None:
+    assert read(write('a\n1\n\n""\n2\n'), "a")[0] == {1: ("1",), 2: ("",), 3: ("2",)}
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_delimiters(write: Write, delimiter: str) -> None:
+    path = write(f'a{delimiter}b\n1,5{delimiter}"x{delimiter}y"\n')
+    assert read(path, delimiter=delimiter)[0] == {1: ("1,5", f"x{delimiter}y")}
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".zst", lambda data: pa.compress(data, codec="zstd", asbytes=True)),
+        (".gz", lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:])),
+    ],
+)
+def test_compressed_files(write: Write, ending: str, pack: Callable[[bytes], bytes]) -> None:
+    path = write(pack(b'a,b\n1,2\n3,"4\n'), f"in.csv{ending}")
+    rows, _ = read(path)
+    assert rows[1] == ("1", "2")
+    assert rows[2] == Unparsable(2, "3,4\n", "a quote is not closed")
+
+
+# -- broken records ----------------------------------------------------------------------------
+
+
+def test_ragged_records_keep_their_number_and_text(write: Write) -> None:
+    rows, _ = read(write('a,b\n1\n1,2\n\n3,"x,y",5\n6,7\n8\n'))
+    assert {n: row.text for n, row in rows.items() if isinstance(row, Unparsable)} == {
+        1: "1",
+        3: '3,"x,y",5',
+        5: "8",
+    }
+    assert (rows[2], rows[4]) == (("1", "2"), ("6", "7"))
+    assert "found 3 fields, expected 2" in rows[3].reason  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('a,b\n1,2\n"3,4\n5,6\n', '"3,4\n5,6\n'),
+        ('a,b\n1,2\n3,"4\n5,6\n', "3,4\n5,6\n"),
+        ('a,b\n1,2\n3,"4', "3,4"),
+        ('a,b\n1,2\n3,"', "3,"),
+        ('a,b\r\n1,2\r\n3,"4\r\n', "3,4\r\n"),
+    ],
+)
+def test_a_quote_that_is_not_closed(write: Write, text: str, kept: str) -> None:
+    rows, _ = read(write(text))
+    broken = rows[2]
+    assert isinstance(broken, Unparsable)
+    assert (rows[1], len(rows), broken.text) == (("1", "2"), 2, kept)
+    assert "quote is not closed" in broken.reason
+
+
+def test_bytes_that_are_not_utf8(write: Write) -> None:
+    rows, _ = read(write(b"b,a\n1,2\n3,\xff\xe9\n\xe9,4\n5\xff\n\xc3\xa9,7\n"))
+    assert rows[1] == ("2", "1")
+    assert rows[2] == Unparsable(2, r"3,\xff\xe9", "column 'a' is not UTF-8")
+    assert rows[3] == Unparsable(3, r"\xe9,4", "column 'b' is not UTF-8")
+    assert rows[4] == Unparsable(4, r"5\xff", "found 1 fields, expected 2")
+    assert rows[5] == ("7", "é")
+
+
+def test_a_character_cut_by_the_end_of_the_file(write: Write) -> None:
+    rows, _ = read(write(b"a,b\n1,2\n3,\xc3"))
+    assert rows[2] == Unparsable(2, r"3,\xc3", "column 'b' is not UTF-8")
+
+
+# -- long records and small blocks -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_a_record_longer_than_a_block(
+    write: Write, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 64)
+    rows = [(str(i), "x") for i in range(7)]
+    rows[place] = ("long", "y" * 1000)
+    text = "a,b\n" + "".join(f"{a},{b}\n" for a, b in rows)
+    assert read(write(text))[0] == dict(enumerate(rows, 1))
+
+
+def test_a_record_longer_than_any_may_be(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(delimited, "LONGEST_RECORD", 256)
+    with pytest.raises(UnreadableInput):
+        read(write("a,b\n1,2\n" + "x" * 1000 + ",3\n"))
+
+
+def test_crlf_in_quotes_where_two_blocks_meet(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("a,b\n" + "1,2\n" * 4 + '3,"x\r\n\r\ny\r\n\r\n"\n')
+    for block in range(24, 40):
+        monkeypatch.setattr(delimited, "BLOCK_BYTES", block)
+        assert read(path)[0][5] == ("3", "x\r\n\r\ny\r\n\r\n")
+
+
+def test_a_reader_that_is_left_early_closes_its_file(write: Write) -> None:
+    items = delimited.read_records(write("a,b\n1,2\n"), "ab")
+    next(items)
+    items.close()  # type: ignore[attr-defined]
+
+
+NAMES = ("a", "b", "c")
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    table=st.lists(
+        st.lists(st.text(alphabet='xyé",;\n\r \\', max_size=12), min_size=1, max_size=4),
+        max_size=9,
+    ),
+    delimiter=st.sampled_from(",;\t"),
+    ending=st.sampled_from(["\n", "\r\n", "\r"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    blanks=st.sets(st.integers(0, 9)),
+    block=st.sampled_from([2, 7, 33, 64, 128, 4096]),
+    cut=st.booleans(),
+)
+def test_the_same_records_as_pythons_csv(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    table: list[list[str]],
+    delimiter: str,
+    ending: str,
+    quoting: int,
+    blanks: set[int],
+    block: int,
+    cut: bool,
+) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=ending, quoting=quoting)  # type: ignore[arg-type]
+    writer.writerow(NAMES)
+    for i, row in enumerate(table):
+        writer.writerow(row)
+        text.write(ending if i in blanks else "")
+    content = text.getvalue().removesuffix(ending) if cut else text.getvalue()
+    path = tmp_path / "in.csv"
+    path.write_bytes(content.encode())
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", block)
+
+    oracle = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
+    expected = dict(enumerate([tuple(row) for row in oracle if row][1:], 1))
+    rows, facts = read(path, NAMES, delimiter)
+
+    assert rows.keys() == expected.keys()
+    assert {n: row for n, row in rows.items() if not isinstance(row, Unparsable)} == {
+        n: row for n, row in expected.items() if len(row) == len(NAMES)
+    }
+    assert facts.unparsable == sum(len(row) != len(NAMES) for row in expected.values())
+
+
+# -- files that are refused --------------------------------------------------------------------
+
+
+def refusal(path: Path, names: Sequence[str] = "ab") -> NightjarError:
+    with pytest.raises(NightjarError) as caught:
+        read(path, names)
+    assert caught.value.exit_status == 3
+    assert path.name in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("header", "missing", "extra", "repeated"),
+    [
+        ("a,c", ["b"], ["c"], []),
+        ("a", ["b"], [], []),
+        ("a,b,c", [], ["c"], []),
+        ("a,b,a", [], [], ["a"]),
+        ("A,b", ["a"], ["A"], []),
+        ("a, b", ["b"], [" b"], []),
+        ("a;b", ["a", "b"], ["a;b"], []),
+        ('"a,b', ["a", "b"], ["a,b\n1,2\n"], []),
+    ],
+)
+def test_wrong_columns(
+    write: Write, header: str, missing: list[str], extra: list[str], repeated: list[str]
+) -> None:
+    error = refusal(write(f"{header}\n1,2\n"))
+    assert isinstance(error, HeaderMismatch)
+    details = error.details
+    assert (details["missing"], details["extra"], details["repeated"]) == (missing, extra, repeated)
+
+
+def test_a_misspelt_column_is_suggested(write: Write) -> None:
+    error = refusal(write("carier\nAA\n"), ["carrier"])
+    assert "'carrier' is missing (did you mean 'carier'?)" in error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("", "in.csv"),
+        ("\n \r\n", "in.csv"),
+        ("\ufeff", "in.csv"),
+        (b"", "in.csv.gz"),
+        (gzip.compress(b""), "in.csv.gz"),
+    ],
+)
+def test_empty_files(write: Write, content: str | bytes, name: str) -> None:
+    assert isinstance(refusal(write(content, name)), EmptyInput)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("a,b\n1,2\n".encode("utf-16"), "in.csv"),
+        (b"a\0,b\n1,2\n", "in.csv"),
+        (b"a,b\xe9\n1,2\n", "in.csv"),
+        (b"a" * 200_000 + b",b\n1,2\n", "in.csv"),
+        (b'a"b\nc"d,e\n1,2\n', "in.csv"),
+        (b"a,b\n1,2\n", "in.csv.gz"),
+        (gzip.compress(b"a,b\n1,2\n")[:-9], "in.csv.gz"),
+        (gzip.compress(b"a,b\n" + b"1,2\n" * 500_000)[:-9], "in.csv.gz"),
+        (gzip.compress(b"a,b\n1,2\n") + b"garbage", "in.csv.gz"),
+    ],
+)
+def test_unreadable_files(write: Write, content: bytes, name: str) -> None:
+    assert isinstance(refusal(write(content, name)), UnreadableInput)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert isinstance(refusal(tmp_path), UnreadableInput)
+
+
+def test_a_missing_file_names_the_nearest(write: Write) -> None:
+    path = write("a,b\n", "2013-12-01.csv")
+    error = refusal(path.with_name("2013-12-02.csv"))
+    assert isinstance(error, MissingInput)
+    assert "'2013-12-01.csv'" in error.message
+    assert isinstance(refusal(path.parent / "nowhere" / "x.csv"), MissingInput)
+
+
+def test_an_open_quote_in_a_long_header_takes_no_time(write: Write) -> None:
+    assert isinstance(refusal(write('"a' + "\n" * 900_000)), UnreadableInput)
