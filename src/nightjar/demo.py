@@ -170,6 +170,7 @@ def summarize(project: Project, plan: Plan, span: Span) -> dict[str, Any]:
         },
         "question": _question(plan, log.folder(release)),
         "answer": _ask(_question(plan, log.folder(release))),
+        "picture": str(project.warehouse / _need(book, span.as_of, "train").details["report"]),
         "docs": str(project.warehouse / "docs" / PIPELINE),
     }
 
@@ -230,7 +231,8 @@ def show(console: Console, summary: dict[str, Any]) -> None:
     console.print(f"\nChampion  {summary['training']['champion']}")
     console.print(f"Release   {release['id']}: {release['rows']:,} rows, model {release['model']}")
     console.print(f"  in      {release['folder']}", soft_wrap=True)
-    console.print(f"Reports   {summary['docs']}/*/index.html", soft_wrap=True)
+    console.print(f"Data Docs {summary['docs']}/*/index.html", soft_wrap=True)
+    console.print(f"Picture   {summary['picture']}", soft_wrap=True)
     console.print(f"\nAsk it in DuckDB:\n\n{summary['question']}\n", markup=False, soft_wrap=True)
     answer = Table()
     for name in summary["answer"]["columns"]:

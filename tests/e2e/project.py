@@ -12,9 +12,9 @@ from pathlib import Path
 from nightjar.demo import PIPELINE
 
 ROOT = Path(__file__).parents[2]
-HISTORY = (date(2013, 10, 14), date(2013, 11, 10))
-AS_OF = date(2013, 11, 11)
-NIGHT = date(2013, 11, 11)
+HISTORY = (date(2013, 9, 1), date(2013, 11, 30))
+AS_OF = date(2013, 12, 1)
+NIGHT = date(2013, 12, 1)
 
 
 class Shell:
@@ -49,7 +49,6 @@ def copy_project(target: Path) -> None:
     spec = target / "pipelines" / f"{PIPELINE}.yaml"
     text = spec.read_text()
     for old, new in (
-        ("test: 30 days", "test: 4 days"),
         ("maxIter: 50", "maxIter: 8"),
         ("maxIter: 30", "maxIter: 3"),
         ("at_least: 0.60", "at_least: 0.52"),

@@ -25,6 +25,7 @@ from nightjar.engine import features, golden
 from nightjar.engine.evaluation import Metrics, evaluate
 from nightjar.engine.lake import read_folder
 from nightjar.engine.registry import Registry
+from nightjar.engine.report import draw_training
 from nightjar.engine.stages.features import silver_frames, silver_records
 from nightjar.engine.trainers import SCORE, candidate_faults, trainer
 from nightjar.engine.work import Work, blank_record
@@ -179,6 +180,20 @@ class _Session:
             )
         return counts
 
+    def _draw(self, trials: list[Trial], best: Trial) -> Path:
+        folder = self.work.project.warehouse / "reports" / self.spec.name
+        path = folder / f"train-{self.as_of}-{best.run_id[:8]}.png"
+        title = (
+            f"{self.spec.name}, trained as of {self.as_of}: {best.metrics.rows:,} test rows "
+            f"from {self.cutoff:%Y-%m-%d}"
+        )
+        metrics = {t.candidate: t.metrics for t in trials}
+        draw_training(
+            path, title, metrics, best.slices, best.candidate, self.spec.gate.smallest_slice
+        )
+        self.registry.log_file(best.run_id, path)
+        return path
+
     def _trial(self, name: str, train: DataFrame, test: DataFrame) -> Trial:
         candidate = self.spec.candidates[name]
         engine = trainer(candidate.trainer)
@@ -265,6 +280,7 @@ class _Session:
             self.work.say(f"  {promoted.label} ({best.candidate}) is the champion")
         else:
             self.work.say(f"  not promoted: {'; '.join(reasons)}")
+        picture = self._draw(trials, best)
         return blank_record(
             counts={"train rows": rows["train"], "test rows": rows["test"]},
             details={
@@ -272,6 +288,7 @@ class _Session:
                 "promoted": promoted is not None,
                 "reasons": reasons,
                 "best": best.candidate,
+                "report": self.work.project.relative(picture),
                 "nights": [str(self.nights[0]), str(self.nights[-1])],
                 "test_from": self.cutoff.isoformat(),
                 "base_rate": base_rate.as_dict(),
