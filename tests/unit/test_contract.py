@@ -79,8 +79,10 @@ def test_columns(project: Project) -> None:
     assert trips(project).after_event == {"delay"}
 
 
-def test_primary_key_follows_the_positions(project: Project) -> None:
+def test_primary_key_follows_the_positions(project: Project, edit: Any) -> None:
     assert trips(project).primary_key == ("starts_at", "trip_id")
+    edit(TRIPS, "primaryKeyPosition: 1", "primaryKeyPosition: 3")
+    assert trips(project).primary_key == ("trip_id", "starts_at")
 
 
 def test_row_rules(project: Project) -> None:

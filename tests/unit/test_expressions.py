@@ -23,6 +23,7 @@ from nightjar.core.expressions import Expression, ExpressionError, in_order, par
         ("a - interval 2 hours", {"a"}),
         ("transform(a, x -> x + b)", {"a", "b"}),
         ("concat('rand()', \"now()\", a)", {"a"}),
+        ("a = 'current_date'", {"a"}),
         ("unix_timestamp(a)", {"a"}),
         ("version = uuid", {"version", "uuid"}),
         ("1", set()),

@@ -102,6 +102,7 @@ FAULTS = [
     ("label: {name: late", "label: {name: platforms", "'platforms'", ""),
     ("label: {name: late", "label: {name: crowded", "'crowded'", ""),
     ("by: leaves_at", "by: crowded", "'crowded'", ""),
+    ("by: leaves_at", "by: delay", "'delay'", ""),
     ("by: leaves_at", "by: leavs_at", "'leavs_at'", "'leaves_at'"),
     ("slices: [station]", "slices: [statoin]", "'statoin'", "'station'"),
     ("slices: [station]", "slices: [planned]", "'planned'", ""),

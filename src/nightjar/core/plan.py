@@ -329,13 +329,6 @@ class _Checker:
                         "(knownAfterEvent)",
                         "a prediction made before it must not read it",
                     )
-            for name in sorted({*join.on, *join.columns} & contract.after_event):
-                self.fault(
-                    at,
-                    f"'{name}' of {contract.dataset} is known only after the event "
-                    "(knownAfterEvent)",
-                    "a prediction made before it must not read it",
-                )
             if join.at is None and set(join.on) != set(contract.primary_key):
                 shown = ", ".join(contract.primary_key) or "none"
                 self.fault(
