@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.e2e.project import AS_OF, HISTORY, Shell, copy_project, relocate
+from tests.e2e.project import AS_OF, HISTORY, NIGHT, Shell, copy_project, relocate
 
 from nightjar.demo import PIPELINE, land
 
@@ -27,4 +27,14 @@ def copy_of_trained(trained: Path, tmp_path: Path) -> Path:
     project = tmp_path / "project"
     shutil.copytree(trained, project, symlinks=True)
     relocate(trained, project)
+    return project
+
+
+@pytest.fixture(scope="session")
+def released(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the trained project with the night released."""
+    project = tmp_path_factory.mktemp("released") / "project"
+    shutil.copytree(trained, project, symlinks=True)
+    relocate(trained, project)
+    Shell(project).nightjar("run", PIPELINE, "--ds", str(NIGHT))
     return project

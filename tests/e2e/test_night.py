@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,18 +22,6 @@ from nightjar.engine.open import open_work
 
 LANDING = Path("warehouse/landing")
 FLIGHTS = LANDING / "flights" / f"{NIGHT}.csv"
-
-
-@pytest.fixture(scope="module")
-def released(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the trained project with the night released."""
-    from tests.e2e.project import relocate
-
-    project = tmp_path_factory.mktemp("released") / "project"
-    shutil.copytree(trained, project, symlinks=True)
-    relocate(trained, project)
-    Shell(project).nightjar("run", PIPELINE, "--ds", str(NIGHT))
-    return project
 
 
 def published(project: Path) -> list[tuple]:

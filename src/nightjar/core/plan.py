@@ -70,6 +70,13 @@ def check_project(project: Project) -> tuple[list[Plan], list[Fault]]:
             plans.append(_plan(project, project.pipeline_file(name)))
         except SpecError as error:
             faults.update(error.faults)
+    publishers: dict[str, str] = {}
+    for plan in plans:
+        other = publishers.setdefault(plan.scores.dataset, plan.spec.name)
+        if other != plan.spec.name:
+            problem = f"pipeline '{other}' publishes {plan.scores.dataset} too"
+            fix = "a published dataset has one pipeline: give it a contract of its own"
+            faults.add(plan.document.fault(("publish", "contract"), problem, fix))
     return plans, sorted(faults)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import TimestampType
 
 from nightjar.core.checks import (
     Bounds,
@@ -128,7 +129,7 @@ def examples(frame: DataFrame, rule: DatasetRule) -> list[str]:
             return []
     return [
         ", ".join(f"{k}={v}" for k, v in row.asDict(recursive=True).items() if v is not None)
-        for row in rows.collect()
+        for row in _without_zones(rows).collect()
     ]
 
 
@@ -187,7 +188,7 @@ def _expect(
     ]
     shown = frame.select(*contract.names, _broken_text(row_rules).alias(BROKEN))
     answer = checkpoint.run(
-        batch_parameters={"dataframe": shown},
+        batch_parameters={"dataframe": _without_zones(shown)},
         run_id=RunIdentifier(run_name=run_name),
     )
     results = {
@@ -240,8 +241,20 @@ def _expectation(gx: Any, rule: DatasetRule, night: date) -> Any:
     raise TypeError(f"{rule.id}: {type(rule.check).__name__} has no expectation")
 
 
+def _without_zones(frame: DataFrame) -> DataFrame:
+    """`frame` with its instants as times of UTC; Spark shows instants in the driver's own zone."""
+    return frame.select(
+        *[
+            F.col(f"`{f.name}`").cast("timestamp_ntz").alias(f.name)
+            if isinstance(f.dataType, TimestampType)
+            else F.col(f"`{f.name}`")
+            for f in frame.schema
+        ]
+    )
+
+
 def _oldest(check: Fresh, night: date) -> datetime:
-    # Spark hands timestamps to Python without a zone; the session is pinned to UTC.
+    """The earliest time, of UTC, that is still fresh."""
     return datetime.combine(night + timedelta(days=1), time.min) - check.age
 
 
@@ -273,11 +286,10 @@ def _read_result(rule: DatasetRule, result: Any, night: date) -> Verdict:
         case Fresh():
             newest = facts["observed_value"]
             expected = f"a value of {_oldest(rule.check, night).isoformat()}Z or later"
-            return _verdict(
-                rule, bool(result.success), expected, f"newest {newest}", "great_expectations"
-            )
+            found = "no value" if newest is None else f"newest {newest.isoformat()}Z"
+            return _verdict(rule, bool(result.success), expected, found, "great_expectations")
         case RowRulesHold(rules=rules):
-            bad = int(facts["unexpected_count"])
+            bad = int(facts["unexpected_count"] or 0)
             return _verdict(
                 rule,
                 bad == 0,
@@ -286,7 +298,8 @@ def _read_result(rule: DatasetRule, result: Any, night: date) -> Verdict:
                 "great_expectations",
             )
         case Duplicates(bounds=bounds) | Nulls(bounds=bounds) | Invalid(bounds=bounds):
-            bad, total = int(facts["unexpected_count"]), int(facts["element_count"])
+            # The count is missing where there are no rows.
+            bad, total = int(facts["unexpected_count"] or 0), int(facts["element_count"])
             percent = 100 * bad / total if total else 0.0
             value = percent if bounds.unit == "percent" else bad
             found = f"{bad:,} of {total:,} rows ({percent:.2f}%)"
