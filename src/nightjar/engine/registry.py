@@ -49,17 +49,16 @@ class Registry:
     def __init__(self, project: Project, pipeline: str) -> None:
         self.project = project
         self.pipeline = pipeline
-        self._mlflow = _mlflow()
+        mlflow = _mlflow()
         home = project.warehouse / "mlflow"
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
             home.mkdir(parents=True, exist_ok=True)
             uri = f"sqlite:///{home / 'mlflow.db'}"
         self.uri = uri
+        # Not mlflow.set_tracking_uri: it holds for the whole process, other projects included.
         with _quietly():
-            self._mlflow.set_tracking_uri(uri)
-            self._mlflow.set_registry_uri(uri)
-            self.client = self._mlflow.MlflowClient()
+            self.client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     @contextlib.contextmanager
     def run(self, name: str, tags: dict[str, str]) -> Iterator[str]:
@@ -169,7 +168,9 @@ class Registry:
             import mlflow.artifacts
 
             partial = copy.with_name(f".{name}-{os.getpid()}")
-            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(partial))
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=source, dst_path=str(partial), tracking_uri=self.uri
+            )
             inner = next(partial.iterdir()) if not (partial / "model.json").exists() else partial
             with contextlib.suppress(OSError):  # another run fetched it first
                 inner.rename(copy)
