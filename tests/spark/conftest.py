@@ -131,13 +131,6 @@ LOGISTIC = {
     "estimator": "pyspark.ml.classification.LogisticRegression",
     "params": {"maxIter": 20},
 }
-# Sees nothing: every row gets the share of late parcels.
-CONSTANT = {
-    "trainer": "mllib",
-    "estimator": "pyspark.ml.classification.DecisionTreeClassifier",
-    "params": {"maxDepth": 0},
-    "categorical": "index",
-}
 
 
 def pipeline() -> dict[str, Any]:
@@ -199,8 +192,8 @@ class Parcels:
     def work(self, *nights: date, force: bool = False) -> Work:
         return Work(self.project, self.plan, nights, self.spark, self.said.append, force)
 
-    def land(self, ds: date, late: Callable[[float, float], float] | None = None) -> None:
-        """Drop the files of one night; `late` says the hours from weight and jam."""
+    def land(self, ds: date) -> None:
+        """Drop the files of one night."""
         chance = random.Random(f"{ds}")
         midnight = datetime.combine(ds, datetime.min.time())
         jams = {(d, h): chance.uniform(0, 10) for d in DEPOTS for h in range(0, 24, 4)}
@@ -210,7 +203,7 @@ class Parcels:
             sent = midnight + timedelta(minutes=chance.randrange(60, 24 * 60))
             hour = (sent.hour - 1) // 4 * 4
             weight, jam = round(chance.uniform(0, 40), 2), jams[depot, hour]
-            hours = late(weight, jam) if late else weight / 8 + jam / 3 + chance.gauss(0, 1) - 0.5
+            hours = weight / 8 + jam / 3 + chance.gauss(0, 1) - 0.5
             parcels.append(f"{ds}-{i},{sent.isoformat()}Z,{depot},{weight},{hours:.3f}")
         noon = f"{ds}T12:00:00Z"
         dirty = [
@@ -252,7 +245,7 @@ def new_parcels(
             path = root / "schemas" / f"{name}.odcs.yaml"
             path.write_text(_contract(name, columns, SOME_ROWS))
         if copy_of:
-            shutil.copytree(copy_of.project.warehouse, root / "warehouse")
+            shutil.copytree(copy_of.project.warehouse, root / "warehouse", symlinks=True)
         made = Parcels(Project.find(root, root / "warehouse"), spark)
         made.write_spec()
         return made
@@ -269,6 +262,17 @@ def loaded(new_parcels: Callable[..., Parcels]) -> Parcels:
     for ds in NIGHTS:
         made.land(ds)
     night.load(made.work(*NIGHTS))
+    return made
+
+
+@pytest.fixture(scope="session")
+def trained(loaded: Parcels, new_parcels: Callable[..., Parcels]) -> Parcels:
+    """The same project with a champion. Not to be changed."""
+    from nightjar.engine.training import train
+
+    made = new_parcels(copy_of=loaded)
+    as_of = NIGHTS[-1] + timedelta(days=1)
+    train(made.work(as_of), as_of)
     return made
 
 

@@ -30,7 +30,7 @@ def binned(scores: Any, labels: Any) -> Counts:
 
 def test_metrics_are_those_of_scikit_learn(spark: SparkSession) -> None:
     scores, labels = drawn(6000)
-    rows = list(zip(scores.tolist(), labels.tolist(), strict=True)) + [(0.5, None)]
+    rows = [*zip(scores.tolist(), labels.tolist(), strict=True), (0.5, None)]
     found, _ = evaluate(spark.createDataFrame(rows, "s double, y double"), "s", "y")
     assert (found.rows, found.positives) == (6000, int(labels.sum()))
     assert found.roc_auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
@@ -109,7 +109,9 @@ def test_the_interval_holds_the_estimate_and_narrows_with_the_rows() -> None:
 
 
 def test_the_interval_is_the_same_each_time() -> None:
-    assert measure(binned(*drawn(300))) == measure(binned(*drawn(300)))
+    counts = binned(*drawn(300))
+    assert measure(counts).as_dict() == measure(counts).as_dict()
+    assert measure(counts, seed=1).roc_auc_low != measure(counts).roc_auc_low
 
 
 def test_calibration_has_ten_bins_of_equal_width() -> None:

@@ -15,13 +15,13 @@ from pyspark.sql import SparkSession
 from nightjar.core.contract import Contract
 from nightjar.core.errors import HeaderMismatch, MissingInput, UnreadableInput
 from nightjar.core.pipeline import Source
+from nightjar.engine.delivery import look_at_files
 from nightjar.engine.stages.ingest import (
     FILE,
     PARSED,
     UNPARSABLE,
     bronze_schema,
     file_batches,
-    look_at_files,
     read_files,
 )
 
@@ -124,7 +124,7 @@ def test_files_are_read_by_spark(spark: SparkSession, tmp_path: Path, things: Co
 def test_one_wrong_file_is_refused_by_its_kind(tmp_path: Path, things: Contract) -> None:
     (tmp_path / "f.csv").write_text("a,bb,c\n1,2,3\n")
     with pytest.raises(HeaderMismatch) as caught:
-        look_at_files({NIGHT: tmp_path / "f.csv"}, things, SOURCE)
+        look_at_files({NIGHT: tmp_path / "f.csv"}, things, ",")
     assert caught.value.details["missing"] == ["b"]
     assert caught.value.details["extra"] == ["bb", "c"]
 
@@ -133,7 +133,7 @@ def test_all_wrong_files_are_listed_at_once(tmp_path: Path, things: Contract) ->
     files = {date(2024, 3, d): tmp_path / f"{d}.csv" for d in (1, 2, 3)}
     files[date(2024, 3, 2)].write_text("a,b\n")
     with pytest.raises(MissingInput, match=r"2 of 3 files(.|\n)*1\.csv(.|\n)*3\.csv"):
-        look_at_files(files, things, SOURCE)
+        look_at_files(files, things, ",")
     files[date(2024, 3, 1)].write_text("a\n")
     with pytest.raises(UnreadableInput, match="2 of 3 files"):
-        look_at_files(files, things, SOURCE)
+        look_at_files(files, things, ",")

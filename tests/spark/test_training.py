@@ -1,15 +1,320 @@
-def test_probe(loaded):
-    from nightjar.engine.training import train
-    from nightjar.engine.night import run_night
-    from datetime import date
-    import time
+"""A small pipeline from landing files to a champion and a release, and what training refuses."""
 
-    print("\n".join(loaded.said))
-    t = time.time()
-    r = train(loaded.work(date(2024, 3, 11)), date(2024, 3, 11))
-    print(r)
-    print(time.time() - t)
-    t = time.time()
-    run_night(loaded.work(date(2024, 3, 10)))
-    print("\n".join(loaded.said))
-    print(time.time() - t)
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.ml.feature import ImputerModel
+from pyspark.sql import SparkSession
+
+from nightjar.core.errors import GateFailed, MissingInput, NotThereYet, SpecError, TrainingRefused
+from nightjar.core.pipeline import Gate
+from nightjar.core.releases import ReleaseLog
+from nightjar.engine.evaluation import Metrics
+from nightjar.engine.night import run_night
+from nightjar.engine.registry import Registry
+from nightjar.engine.trainers import mllib
+from nightjar.engine.training import gate_faults, train
+
+FIRST = date(2024, 3, 1)
+# The ten nights of `loaded` end on the day before; their labels are known on this day.
+AS_OF = date(2024, 3, 11)
+CONSTANT = {
+    "trainer": "mllib",
+    "estimator": "pyspark.ml.classification.DecisionTreeClassifier",
+    "params": {"maxDepth": 0},
+    "categorical": "index",
+}
+
+
+def champion_of(made: Any) -> str | None:
+    champion = Registry(made.project, "parcels").champion()
+    return champion and champion.label
+
+
+# -- loading --------------------------------------------------------------------------------------
+
+
+def test_every_row_of_the_history_is_accounted_for(loaded: Any) -> None:
+    book = loaded.work(FIRST).book
+    for i in range(10):
+        ds = FIRST + timedelta(days=i)
+        assert book.get(ds, "ingest.parcels").counts == {"read": 66, "unparsable": 1}
+        assert book.get(ds, "clean.parcels").counts == {
+            "read": 66,
+            "clean": 60,
+            "quarantined": 4,
+            "deduplicated": 2,
+        }
+        assert book.get(ds, "clean.traffic").counts["clean"] == 18
+        checks = book.get(ds, "validate.parcels").details["checks"]
+        assert {c["rule"] for c in checks} == {
+            "parcels.primary_key",
+            "parcels.rowCount",
+            "parcels.row_rules",
+        }
+        assert all(c["passed"] for c in checks)
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def test_the_best_candidate_becomes_champion(trained: Any) -> None:
+    record = trained.work(AS_OF).book.get(AS_OF, "train")
+    assert record.counts == {"train rows": 420, "test rows": 180}
+    details = record.details
+    assert (details["promoted"], details["champion"], details["best"]) == (
+        True,
+        "parcels/1",
+        "logistic",
+    )
+    assert details["reasons"] == []
+    assert details["nights"] == ["2024-03-01", "2024-03-10"]
+    assert details["test_from"] == "2024-03-08T00:00:00+00:00"
+    found = details["candidates"]["logistic"]
+    assert 0.85 < found["roc_auc"] < 1
+    assert found["roc_auc_low"] < found["roc_auc"] < found["roc_auc_high"]
+    assert found["log_loss"] < details["base_rate"]["log_loss"]
+    assert details["base_rate"]["roc_auc"] == 0.5
+    assert sum(s["rows"] for s in found["slices"]["depot"].values()) == 180
+    assert champion_of(trained) == "parcels/1"
+
+
+def test_the_metrics_are_tracked(trained: Any) -> None:
+    registry = Registry(trained.project, "parcels")
+    run = registry.client.get_run(registry.require_champion().run_id)
+    details = trained.work(AS_OF).book.get(AS_OF, "train").details
+    assert run.data.metrics["roc_auc"] == details["candidates"]["logistic"]["roc_auc"]
+    assert run.data.params["first_night"] == "2024-03-01"
+
+
+def landed_weights(made: Any, nights: range) -> list[float]:
+    weights = []
+    for i in nights:
+        path = made.project.warehouse / f"landing/parcels/{FIRST + timedelta(days=i)}.csv"
+        with path.open() as file:
+            weights += [float(r["weight"]) for r in list(csv.DictReader(file))[: made.rows]]
+    return sorted(weights)
+
+
+def test_transforms_are_learnt_on_training_rows_alone(spark: SparkSession, trained: Any) -> None:
+    champion = Registry(trained.project, "parcels").require_champion()
+    model = mllib.load(spark, champion.folder / "model")
+    (imputer,) = [s for s in model.stages if isinstance(s, ImputerModel)]
+    median = imputer.surrogateDF.first()["weight"]
+
+    def medians(weights: list[float]) -> list[float]:
+        return weights[len(weights) // 2 - 1 : len(weights) // 2 + 1]
+
+    assert median in medians(landed_weights(trained, range(7)))
+    assert median not in medians(landed_weights(trained, range(10)))
+
+
+def test_the_same_inputs_are_not_learnt_from_again(trained: Any) -> None:
+    registry = Registry(trained.project, "parcels")
+    before = trained.work(AS_OF).book.get(AS_OF, "train")
+    del trained.said[:]
+    assert train(trained.work(AS_OF), AS_OF) == before
+    (line,) = trained.said
+    assert line.startswith("train")
+    assert line.endswith("already done")
+    assert len(registry.client.search_model_versions("name = 'parcels'")) == 1
+
+
+def test_a_worse_challenger_is_not_promoted(trained: Any, new_parcels: Callable[..., Any]) -> None:
+    made = new_parcels(copy_of=trained)
+    made.write_spec(candidates={"constant": CONSTANT}, gate={"metric": "roc_auc", "at_least": 0.5})
+    record = train(made.work(AS_OF), AS_OF)
+    assert record.details["promoted"] is False
+    (reason,) = record.details["reasons"]
+    assert "what the champion parcels/1 shows on the same rows" in reason
+    assert record.details["champion"] == champion_of(made) == "parcels/1"
+    standing = record.details["champion_before"]["roc_auc"]
+    assert standing > record.details["candidates"]["constant"]["roc_auc"] == 0.5
+
+
+def test_a_candidate_below_the_gate_is_not_promoted(
+    loaded: Any, new_parcels: Callable[..., Any]
+) -> None:
+    made = new_parcels(copy_of=loaded)
+    made.write_spec(candidates={"constant": CONSTANT})
+    record = train(made.work(AS_OF), AS_OF)
+    assert record.details["reasons"][0] == "ROC AUC 0.5000 is below 0.7"
+    assert (record.details["promoted"], record.details["champion"]) == (False, None)
+    assert champion_of(made) is None
+    with pytest.raises(NotThereYet, match="no champion"):
+        run_night(made.work(FIRST))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "one class alone": (
+        {"label": {"name": "late", "expr": "hours_late > -1e9", "known_after": "1 day"}},
+        {"train": 420, "train_positives": 420, "test": 180, "test_positives": 180},
+    ),
+    "no row for testing": (
+        {"split": {"by": "sent_at", "history": "30 days", "test": "29 days"}},
+        {"train": 0, "train_positives": 0},
+    ),
+    "a number that is never there": (
+        {"features": {"numeric": ["weight", "nothing"], "derive": {"nothing": "weight + null"}}},
+        {"features": ["nothing"]},
+    ),
+    "a category that is never there": (
+        {"features": {"categorical": ["nothing"], "derive": {"nothing": "concat(depot, null)"}}},
+        {"features": ["nothing"]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "details"), REFUSED.values(), ids=REFUSED)
+def test_rows_that_mean_nothing_are_refused(
+    loaded: Any, new_parcels: Callable[..., Any], change: dict[str, Any], details: dict[str, Any]
+) -> None:
+    made = new_parcels(copy_of=loaded)
+    if "features" in change:
+        change = {"features": {"base": "parcels", "as_of": "sent_at"} | change["features"]}
+        change["gate"] = {"metric": "roc_auc", "at_least": 0.7}
+    made.write_spec(**change)
+    with pytest.raises(TrainingRefused) as caught:
+        train(made.work(AS_OF), AS_OF)
+    assert details.items() <= caught.value.details.items()
+    assert made.work(AS_OF).book.get(AS_OF, "train") is None
+    assert champion_of(made) is None
+
+
+def test_nights_whose_labels_are_not_known_yet_are_not_learnt_from(loaded: Any) -> None:
+    with pytest.raises(NotThereYet, match="labels are known"):
+        train(loaded.work(FIRST), FIRST)
+
+
+def test_a_wrong_candidate_is_a_fault_before_any_work(new_parcels: Callable[..., Any]) -> None:
+    made = new_parcels()
+    made.write_spec(candidates={"constant": CONSTANT | {"params": {"maxDeph": 0}}})
+    with pytest.raises(SpecError) as caught:
+        train(made.work(AS_OF), AS_OF)
+    (fault,) = caught.value.faults
+    assert (fault.file, fault.suggestion) == (
+        "pipelines/parcels.yaml",
+        "did you mean 'maxDepth'?",
+    )
+
+
+# -- the gate of models ---------------------------------------------------------------------------
+
+GATE = Gate(
+    metric="roc_auc", at_least=0.7, slices=("depot",), slices_at_least=0.6, smallest_slice=50
+)
+METRICS = Metrics(100, 40, 0.7, 0.6, 0.8, 0.5, 0.2, ())
+
+
+@pytest.mark.parametrize(
+    ("whole", "part", "faults"),
+    [
+        ({}, {}, 0),
+        ({"roc_auc": 0.6999}, {}, 1),
+        ({"roc_auc": math.nan}, {}, 1),
+        ({}, {"roc_auc": 0.6}, 0),
+        ({}, {"roc_auc": 0.5999}, 1),
+        ({}, {"roc_auc": math.nan}, 1),
+        ({}, {"roc_auc": 0.1, "rows": 49}, 0),
+        ({}, {"roc_auc": 0.1, "rows": 50}, 1),
+        ({}, {"roc_auc": math.nan, "positives": 0}, 0),
+        ({}, {"roc_auc": math.nan, "positives": 100}, 0),
+        ({"roc_auc": 0.1}, {"roc_auc": 0.1}, 2),
+    ],
+)
+def test_the_gate_of_models(whole: Any, part: Any, faults: int) -> None:
+    slices = {"depot": {"north": METRICS, "south": replace(METRICS, **part)}}
+    assert len(gate_faults(replace(METRICS, **whole), slices, GATE)) == faults
+
+
+# -- the night ------------------------------------------------------------------------------------
+
+NIGHT = date(2024, 3, 11)
+
+
+@pytest.fixture(scope="module")
+def released(trained: Any, new_parcels: Callable[..., Any]) -> Any:
+    made = new_parcels(copy_of=trained)
+    made.land(NIGHT)
+    run_night(made.work(NIGHT))
+    return made
+
+
+def test_a_night_gives_a_release_of_one_score_a_row(released: Any) -> None:
+    log = ReleaseLog(released.project.warehouse, "parcels")
+    release = log.require()
+    assert (release.version, release.ds, release.rows) == (1, str(NIGHT), 60)
+    rows = pq.read_table(log.folder(release) / f"ds={NIGHT}", partitioning=None).to_pylist()
+    assert [r["parcel"] for r in rows] == sorted(f"{NIGHT}-{i}" for i in range(60))
+    assert {r["model_version"] for r in rows} == {"parcels/1"}
+    assert all(0 <= r["late_probability"] <= 1 for r in rows)
+    assert list(rows[0]) == ["parcel", "sent_at", "depot", "late_probability", "model_version"]
+    # Heavy parcels are late.
+    landed = released.project.warehouse / f"landing/parcels/{NIGHT}.csv"
+    with landed.open() as file:
+        weights = {r["parcel"]: float(r["weight"]) for r in list(csv.DictReader(file))[:60]}
+    by_weight = sorted(rows, key=lambda r: weights[r["parcel"]])
+    chances = [r["late_probability"] for r in by_weight]
+    assert sum(chances[:20]) < 0.5 * sum(chances[-20:])
+
+
+def test_the_manifest_says_from_what(released: Any) -> None:
+    release = ReleaseLog(released.project.warehouse, "parcels").require()
+    night = release.partitions[str(NIGHT)]
+    assert night["model"]["version"] == "parcels/1"
+    assert night["rows"]["parcels"] == {
+        "read": 66,
+        "clean": 60,
+        "quarantined": 4,
+        "deduplicated": 2,
+    }
+    assert night["checks"]["passed"] == night["checks"]["total"]
+    assert sum(f["rows"] for f in night["files"].values()) == 60
+
+
+def test_a_second_run_does_nothing(released: Any) -> None:
+    log = ReleaseLog(released.project.warehouse, "parcels")
+    before = log.all()
+    del released.said[:]
+    run_night(released.work(NIGHT))
+    assert all(line.endswith("already done") for line in released.said)
+    assert log.all() == before
+
+
+def test_a_forced_run_gives_the_same_scores(released: Any, new_parcels: Any) -> None:
+    made = new_parcels(copy_of=released)
+
+    def scores() -> list[Any]:
+        log = ReleaseLog(made.project.warehouse, "parcels")
+        folder = log.folder(log.require()) / f"ds={NIGHT}"
+        return list(pq.read_table(folder, partitioning=None).to_pylist())
+
+    before = scores()
+    run_night(made.work(NIGHT, force=True))
+    assert scores() == before
+
+
+def test_a_night_without_its_file_publishes_nothing(released: Any) -> None:
+    with pytest.raises(MissingInput):
+        run_night(released.work(NIGHT + timedelta(days=1)))
+    assert len(ReleaseLog(released.project.warehouse, "parcels").all()) == 1
+
+
+def test_a_night_without_a_good_row_publishes_nothing(released: Any, new_parcels: Any) -> None:
+    made = new_parcels(copy_of=released)
+    ds = NIGHT + timedelta(days=1)
+    made.land(ds)
+    landed = made.project.warehouse / f"landing/parcels/{ds}.csv"
+    landed.write_text("parcel,sent_at,depot,weight,hours_late\nx,yesterday,north,1,1\n")
+    with pytest.raises(GateFailed) as caught:
+        run_night(made.work(ds))
+    assert [f["rule"] for f in caught.value.details["failed"]] == ["parcels.rowCount"]
+    assert ReleaseLog(made.project.warehouse, "parcels").require().ds == str(NIGHT)
