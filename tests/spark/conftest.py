@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import warnings
@@ -35,6 +36,8 @@ def imported() -> None:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
+    # Tests are short: no time to optimise what runs once.
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     session = start("tests", ROOT / "spark-conf" / "local.conf")
     session.conf.set("spark.sql.shuffle.partitions", "2")
     yield session

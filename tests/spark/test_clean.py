@@ -334,8 +334,9 @@ def _judge(*row: str | None) -> Expected:
 
 def test_one_large_table_comes_out_as_the_rules_say(run: Any, contract: Any) -> None:
     chance = random.Random(7)
-    likely = {"id": [f"k{i}" for i in range(400)], "m": ["5"], "flag": ["true"], "code": ["B"]}
-    pools = {name: TEXTS[name] + likely.get(name, []) * 3 for name in TEXTS}
+    good = {"code": ["B"], "n": ["1"], "m": ["5"], "flag": ["true"]}
+    pools = {name: TEXTS[name] + good.get(name, []) * 20 for name in TEXTS}
+    pools["id"] += [f"k{i}" for i in range(400)]
     junk = ["".join(chance.choices("xé😀\n\t\"'\\,", k=chance.randrange(4))) for _ in range(40)]
     pools = {name: [*pool, *chance.sample(junk, 4)] for name, pool in pools.items()}
     rows = [tuple(chance.choice(pool) for pool in pools.values()) for _ in range(3000)]
@@ -369,15 +370,6 @@ def test_a_lost_row_stops_the_run(ingested: Any, monkeypatch: pytest.MonkeyPatch
         stage.run(ingested.work(NIGHT), "parcels")
     assert caught.value.details == {"read": 66, "silver": 60, "quarantine": 3, "duplicate": 2}
     assert ingested.work(NIGHT).book.get(NIGHT, "clean.parcels") is None
-
-
-def test_a_repeated_row_stops_the_run(ingested: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = stage.clean
-    monkeypatch.setattr(
-        stage, "clean", lambda *given_: honest(*given_).unionByName(honest(*given_).limit(1))
-    )
-    with pytest.raises(AccountingError):
-        stage.run(ingested.work(NIGHT), "parcels")
 
 
 def test_the_record_says_what_became_of_the_rows(ingested: Any) -> None:

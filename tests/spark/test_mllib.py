@@ -97,8 +97,7 @@ def scores(frame: DataFrame) -> list[float]:
 
 
 CANDIDATES = {
-    "onehot": candidate(params={"maxIter": 5}),
-    "onehot, standardized": candidate(params={"maxIter": 5}, standardize=True),
+    "onehot": candidate(params={"maxIter": 5}, standardize=True),
     "index": candidate("DecisionTreeClassifier", params={"maxDepth": 2}, categorical="index"),
 }
 
