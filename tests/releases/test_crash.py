@@ -179,9 +179,9 @@ def kill_everywhere(
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_killed_at_any_call(
-    name: str, crasher: Crasher, templates: dict[str, Path], tmp_path: Path
+    name: str, crasher: Crasher, templates: dict[str, Path], place: Path
 ) -> None:
-    calls, _ = kill_everywhere(name, range(3), 7, crasher, templates[name], tmp_path / "w")
+    calls, _ = kill_everywhere(name, range(3), 7, crasher, templates[name], place)
     assert calls >= 20
 
 
@@ -192,10 +192,10 @@ def test_killed_at_every_call_50_times(
     name: str,
     crasher: Crasher,
     templates: dict[str, Path],
-    tmp_path: Path,
+    place: Path,
     record_property: Any,
 ) -> None:
-    found = kill_everywhere(name, range(50), 1, crasher, templates[name], tmp_path / "w")
+    found = kill_everywhere(name, range(50), 1, crasher, templates[name], place)
     record_property("calls, crashes", found)
     print(f"\n{name}: {found[0]} calls, {found[1]} crashes")
 
@@ -231,18 +231,18 @@ def fail_everywhere(
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_errors_at_any_call(
-    name: str, crasher: Crasher, templates: dict[str, Path], tmp_path: Path
+    name: str, crasher: Crasher, templates: dict[str, Path], place: Path
 ) -> None:
-    assert fail_everywhere(name, 13, crasher, templates[name], tmp_path / "w") > 5
+    assert fail_everywhere(name, 13, crasher, templates[name], place) > 5
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_errors_at_every_call(
-    name: str, crasher: Crasher, templates: dict[str, Path], tmp_path: Path
+    name: str, crasher: Crasher, templates: dict[str, Path], place: Path
 ) -> None:
-    cases = fail_everywhere(name, 1, crasher, templates[name], tmp_path / "w")
+    cases = fail_everywhere(name, 1, crasher, templates[name], place)
     print(f"\n{name}: {cases} faults")
 
 
@@ -265,30 +265,30 @@ def race(rounds: int, crasher: Crasher, batches: Batches, place: Path) -> None:
         assert os.path.realpath(link) == str(log.folder(log.require()))
 
 
-def test_eight_racing_publishers(crasher: Crasher, batches: Batches, tmp_path: Path) -> None:
-    race(12, crasher, batches, tmp_path)
+def test_eight_racing_publishers(crasher: Crasher, batches: Batches, place: Path) -> None:
+    race(12, crasher, batches, place)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_eight_racing_publishers_200_rounds(
-    crasher: Crasher, batches: Batches, tmp_path: Path
+    crasher: Crasher, batches: Batches, place: Path
 ) -> None:
-    race(200, crasher, batches, tmp_path)
+    race(200, crasher, batches, place)
 
 
 def test_racing_publishers_of_different_nights_all_land(
-    crasher: Crasher, batches: Batches, tmp_path: Path
+    crasher: Crasher, batches: Batches, place: Path
 ) -> None:
     for turn in range(3):
         servers = [Crasher(crasher.batches) for _ in range(4)]
         for night, server in enumerate(servers):
             assert server.process.stdin
-            order = {"op": "publish", "batch": [night, "abc"[turn]], "warehouse": str(tmp_path)}
+            order = {"op": "publish", "batch": [night, "abc"[turn]], "warehouse": str(place)}
             server.process.stdin.write(json.dumps(order | {"batches": str(crasher.batches)}))
         for server in servers:
             out, _ = server.process.communicate("\n", timeout=60)
             assert json.loads(out)[0][0] == "landed"
-        state = shown(ReleaseLog(tmp_path, PIPELINE))
+        state = shown(ReleaseLog(place, PIPELINE))
         assert state == {str(batches[n, "abc"[turn]].ds): f"{batches[n, 'abc'[turn]].run_key}"
                          for n in range(4)}
