@@ -85,10 +85,17 @@ def _plan(log: ReleaseLog, retention: Retention) -> tuple[tuple[str, ...], tuple
     expiring = _expiring(log, kept, entries[-1] if entries else None, retention)
     grace = retention.grace.total_seconds()
     needed = {r.id: r for r in kept}  # the expiring ones too: their readers have the grace
-    for entry in entries:
-        if entry.action == "vacuum" and log.store.age(entry_key(entry.version)) <= grace:
-            lately = set(entry.details["expired"])
-            needed |= {r.id: r for r in log.published(entries) if r.id in lately}
+    lately: set[str] = set()
+    taken: set[str] = set()
+    for entry in (e for e in entries if e.action == "vacuum"):
+        taken.update(entry.details["trashed"])
+        if log.store.age(entry_key(entry.version)) <= grace:
+            lately.update(entry.details["expired"])
+    needed |= {
+        r.id: r
+        for r in log.published(entries)
+        if r.id in lately and f"releases/{r.id}.json" not in taken
+    }
     nights = {n["folder"] for r in needed.values() for n in nights_of(r).values()}
     garbage = [key for key in _unneeded(log, set(needed), nights) if log.store.age(key) > grace]
     return tuple(r.id for r in expiring), tuple(garbage)
