@@ -7,6 +7,7 @@ from datetime import date
 
 import nightjar
 from nightjar.core.errors import GateFailed
+from nightjar.core.plan import Plan
 from nightjar.core.records import Record, code_digest, fingerprint
 from nightjar.core.releases import ReleaseLog
 from nightjar.engine.lake import parquet_files
@@ -23,8 +24,9 @@ def run(work: Work) -> dict[date, Record]:
         Conflict: other publishers kept coming first.
     """
     spec, ds = work.plan.spec, work.night
-    audited, scored = work.require(ds, "audit"), work.require(ds, "score")
     log = ReleaseLog(work.project.warehouse, spec.name)
+    base = log.head().version  # before the records are read: a run that lands later wins
+    audited, scored = work.require(ds, "audit"), work.require(ds, "score")
     run_key = fingerprint(audit=audited.fingerprint)
     current = log.current()
     visible = current.partitions.get(ds.isoformat(), {}) if current else {}
@@ -40,7 +42,13 @@ def run(work: Work) -> dict[date, Record]:
                 f"Run again with --force. (found {sorted(found)}, audited {sorted(files)})"
             )
         release, landed = log.publish(
-            work.plan.scores.dataset, ds, run_key, folder, _partition(work, audited, scored)
+            work.plan.scores.dataset,
+            ds,
+            run_key,
+            folder,
+            _partition(work, audited, scored),
+            base=base,
+            again=work.force,
         )
         rows = sum(int(f["rows"]) for f in files.values())
         return {
@@ -49,7 +57,7 @@ def run(work: Work) -> dict[date, Record]:
                 details={
                     "release": release.id,
                     "landed_before": not landed,
-                    "folder": work.project.relative(log.folder(release)),
+                    "folder": log.store.location(f"releases/{release.id}"),
                 },
             )
         }
@@ -79,14 +87,31 @@ def _partition(work: Work, audited: Record, scored: Record) -> dict[str, object]
             c.dataset: {"version": c.version, "sha256": c.digest}
             for c in (*plan.contracts.values(), plan.scores)
         },
+        "columns": _columns(plan),
         "checks": {
             "passed": sum(c["passed"] for c in checks),
             "total": len(checks),
             "warnings": sorted(c["rule"] for c in checks if not c["passed"]),
+            "report": checks,
         },
         "code": {"version": nightjar.__version__, "digest": code_digest()},
         "spec": fingerprint(spec=plan.spec),
     }
+
+
+def _columns(plan: Plan) -> list[dict[str, object]]:
+    """What readers are told of the columns, whatever the contract says by then."""
+    scores = plan.scores
+    return [
+        {
+            "name": column.name,
+            "description": column.description,
+            "pii": column.pii,
+            "key": column.name in scores.primary_key,
+            "score": column.name == plan.spec.publish.score,
+        }
+        for column in scores.columns
+    ]
 
 
 def _night_of(work: Work, source: str) -> date:
