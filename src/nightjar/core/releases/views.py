@@ -124,27 +124,32 @@ def _live(log: ReleaseLog) -> str:
     root = log.store.root
     manifest = quoted(f"{root}/current.json")
     files = quoted(f"{root}/nights/ds=*/[0-9a-f]*/*.parquet")
+    # union_by_name opens every file, and so lists them all, while DuckDB still plans; glob() would
+    # list later, when the query runs.
+    options = (
+        "hive_partitioning = true, hive_types = {ds: DATE}, union_by_name = true, filename = true"
+    )
     folder = "'nights/ds=[^/]*/[^/]*'"
     return f"""(
         SELECT data.* EXCLUDE (night_folder)
         FROM (
             SELECT named.ds, named.folder
             FROM (
-                SELECT DISTINCT regexp_extract(file, {folder}) AS folder FROM glob({files})
+                SELECT DISTINCT ds, regexp_extract(filename, {folder}) AS folder
+                FROM read_parquet({files}, {options})
             ) AS present
             RIGHT JOIN (
                 SELECT unnest(nights, recursive := true)
                 FROM read_json({manifest}, format = 'unstructured',
                     maximum_object_size = 1073741824,
                     columns = {{nights: 'STRUCT(ds DATE, folder VARCHAR, rows BIGINT)[]'}})
-            ) AS named ON present.folder = named.folder
+            ) AS named ON present.ds = named.ds AND present.folder = named.folder
             WHERE named.rows > 0 AND CASE WHEN present.folder IS NULL
                 THEN error({quoted(LANDED)} || named.folder)::BOOLEAN ELSE true END
         ) AS listed
         JOIN (
             SELECT * EXCLUDE (filename), regexp_extract(filename, {folder}) AS night_folder
-            FROM read_parquet({files}, hive_partitioning = true, hive_types = {{ds: DATE}},
-                union_by_name = true, filename = true)
+            FROM read_parquet({files}, {options})
         ) AS data
         ON data.ds = listed.ds AND data.night_folder = listed.folder
     )"""
