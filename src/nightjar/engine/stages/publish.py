@@ -9,7 +9,8 @@ import nightjar
 from nightjar.core.errors import GateFailed
 from nightjar.core.plan import Plan
 from nightjar.core.records import Record, code_digest, fingerprint
-from nightjar.core.releases import ReleaseLog
+from nightjar.core.releases import PosixStore, ReleaseLog
+from nightjar.core.releases.views import build_catalog
 from nightjar.engine.lake import parquet_files
 from nightjar.engine.stages.audit import file_facts
 from nightjar.engine.stages.score import SCORES
@@ -51,6 +52,8 @@ def run(work: Work) -> dict[date, Record]:
             again=work.force,
         )
         rows = sum(int(f["rows"]) for f in files.values())
+        if isinstance(log.store, PosixStore):
+            build_catalog(work.project)
         return {
             ds: blank_record(
                 counts={"rows": rows},
