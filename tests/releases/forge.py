@@ -64,9 +64,7 @@ class Batch:
         return {"files": files, "model": {"version": "gbt/1"}, "columns": COLUMNS}
 
     def publish(self, log: ReleaseLog, **options: Any) -> tuple[Release, bool]:
-        return log.publish(
-            DATASET, self.ds, self.run_key, self.folder, self.partition, **options
-        )
+        return log.publish(DATASET, self.ds, self.run_key, self.folder, self.partition, **options)
 
 
 COLUMNS = [

@@ -17,7 +17,7 @@ from forge import PIPELINE, ROWS
 
 from nightjar.core.releases import ReleaseLog
 from nightjar.core.releases.log import nights_of
-from nightjar.core.releases.views import connect, _live
+from nightjar.core.releases.views import _live, connect
 
 Counts = dict[str, int]
 
@@ -126,7 +126,7 @@ def main(kind: str, warehouse: Path, seconds: float) -> None:
             seen.add(folder)
         reads += 1
     answer = {"reads": reads, "releases": len(seen), "skipped": skipped}
-    print(json.dumps(answer | {"wrong": wrong[:5], "errors": errors[:5]}))  # noqa: T201
+    print(json.dumps(answer | {"wrong": wrong[:5], "errors": errors[:5]}))
 
 
 if __name__ == "__main__":

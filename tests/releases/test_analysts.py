@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forge import PIPELINE, ROWS, Batch
+from forge import ROWS, Batch
 from typer.testing import CliRunner
 
 from nightjar.cli import app
@@ -52,9 +52,7 @@ def test_the_catalog_is_live_described_and_without_pii(
     assert rows(catalog, "SELECT run, count(*) FROM scores GROUP BY 1 ORDER BY 1") == [
         ("2013-01-01/b", 2 * ROWS), ("2013-01-02/a", 2 * ROWS),
     ]  # fmt: skip
-    assert rows(catalog, f'SELECT DISTINCT run FROM releases."{made[0].id}"') == [
-        ("2013-01-01/a",)
-    ]
+    assert rows(catalog, f'SELECT DISTINCT run FROM releases."{made[0].id}"') == [("2013-01-01/a",)]
     assert "who" not in [c[0] for c in catalog.execute("FROM scores LIMIT 0").description]
     assert rows(catalog, "SELECT who FROM with_pii.scores WHERE k = 3 LIMIT 1") == [("person 3",)]
     comments = rows(
@@ -155,7 +153,13 @@ def snippets() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "code"), snippets() if PAGE.exists() else [])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param(*s, id=s[0], marks=[pytest.mark.slow] if s[0] == "spark" else [])
+        for s in snippets()
+    ],
+)
 def test_every_snippet_of_the_page_runs(
     name: str, code: str, project: Project, made: list[Release]
 ) -> None:
@@ -172,13 +176,9 @@ def test_every_snippet_of_the_page_runs(
         assert answers[0] == [(4 * ROWS,)]
         return
     program = code + "\nassert rows == 80, rows\n"
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONWARNINGS": "ignore"}
-    import os
-
     answer = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-W", "ignore", "-c", program],
         cwd=project.warehouse.parent,
-        env={**os.environ, **environment, "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         check=False,

@@ -162,14 +162,14 @@ def kill_everywhere(
     for seed in seeds:
         for at in range(1 + seed % stride, calls + 1, stride):
             fresh(template, place)
-            ((answer, _, _),) = crasher(place, operation, at=at, fault="kill", seed=seed * 1000 + at)
+            ((answer, _, _),) = crasher(
+                place, operation, at=at, fault="kill", seed=seed * 1000 + at
+            )
             assert answer == "killed"
             seen = check(place, [before, after], seed + at)
             if seed % 3 == 2:  # dies again on the way back
                 crasher(place, operation, at=1 + (at * 7 + seed) % calls, fault="kill", seed=at)
-                check(
-                    place, [after] if seen == after else [before, after], seed, [before, after]
-                )
+                check(place, [after] if seen == after else [before, after], seed, [before, after])
             ((answer, _, _),) = crasher(place, operation)
             assert answer in ("landed", "had landed", "done"), answer
             check(place, [after], -1 if at % 5 == 0 else seed + at + 1)
@@ -203,9 +203,7 @@ def test_killed_at_every_call_50_times(
 # -- errors of the medium --------------------------------------------------------------------------
 
 
-def fail_everywhere(
-    name: str, stride: int, crasher: Crasher, template: Path, place: Path
-) -> int:
+def fail_everywhere(name: str, stride: int, crasher: Crasher, template: Path, place: Path) -> int:
     operation = OPERATIONS[name]
     before, after, calls = expected_states(template, crasher, operation, place)
     cases = 0
@@ -290,5 +288,6 @@ def test_racing_publishers_of_different_nights_all_land(
             out, _ = server.process.communicate("\n", timeout=60)
             assert json.loads(out)[0][0] == "landed"
         state = shown(ReleaseLog(place, PIPELINE))
-        assert state == {str(batches[n, "abc"[turn]].ds): f"{batches[n, 'abc'[turn]].run_key}"
-                         for n in range(4)}
+        assert state == {
+            str(batches[n, "abc"[turn]].ds): f"{batches[n, 'abc'[turn]].run_key}" for n in range(4)
+        }

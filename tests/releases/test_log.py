@@ -27,7 +27,10 @@ def test_a_release_is_its_nights_and_shares_the_unchanged_ones(
     second, _ = batches[1, "a"].publish(log)
     assert landed
     assert (second.parent, second.version, second.nights, second.rows) == (
-        first.id, 2, 2, 4 * ROWS,
+        first.id,
+        2,
+        2,
+        4 * ROWS,
     )
     assert log.current() == second
     assert log.all() == [first, second]

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forge import PIPELINE, Batch, FailingSystem, Dead, failing_log, shown
-from hypothesis import HealthCheck, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from forge import PIPELINE, Batch, Dead, FailingSystem, failing_log, shown
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from nightjar.core.errors import Conflict, NotThereYet
 from nightjar.core.releases import ReleaseLog

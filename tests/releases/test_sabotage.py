@@ -17,7 +17,9 @@ import test_power
 from forge import FAULTS, PIPELINE, Batch, FailingSystem, failing_log, shown
 
 from nightjar.core.errors import DamagedRelease, NightjarError
-from nightjar.core.releases import PosixStore, ReleaseLog, log as log_module, vacuum as vacuum_module
+from nightjar.core.releases import PosixStore, ReleaseLog
+from nightjar.core.releases import log as log_module
+from nightjar.core.releases import vacuum as vacuum_module
 from nightjar.core.releases import verify as verify_module
 
 Batches = dict[tuple[int, str], Batch]
@@ -102,8 +104,11 @@ def of_test(test: Callable[..., None], *wanted: str) -> Check:
         given: dict[str, Any] = {"tmp_path": place}
         with pytest.MonkeyPatch.context() as patch:
             given["monkeypatch"] = patch
-            test(log, *([batches] if "batches" in wanted else []),
-                 **{k: v for k, v in given.items() if k in wanted})
+            test(
+                log,
+                *([batches] if "batches" in wanted else []),
+                **{k: v for k, v in given.items() if k in wanted},
+            )
 
     return check
 
@@ -115,8 +120,11 @@ Sabotage = Callable[[pytest.MonkeyPatch], None]
 
 def no_sync_of_files(patch: pytest.MonkeyPatch) -> None:
     made = test_power.UntilLoss.__init__
-    patch.setattr(test_power.UntilLoss, "__init__",
-                  lambda self, seed, at: made(self, seed, at, sync_files=False))
+    patch.setattr(
+        test_power.UntilLoss,
+        "__init__",
+        lambda self, seed, at: made(self, seed, at, sync_files=False),
+    )
 
 
 def no_sync_of_folders(patch: pytest.MonkeyPatch) -> None:
@@ -261,7 +269,8 @@ def pins_are_ignored(patch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     patch.setattr(
-        vacuum_module, "_expiring",
+        vacuum_module,
+        "_expiring",
         lambda log, kept, head, r: expiring(log, kept, head and replace(head, pins={}), r),
     )
 
@@ -285,13 +294,27 @@ def names_are_shared(patch: pytest.MonkeyPatch) -> None:
     def plain(name: str) -> str:
         return name[:9] + ".parquet"
 
-    patch.setattr(PosixStore, "receive", lambda self, folder, files: receive(
-        self, folder, {plain(n): p for n, p in files.items()}))
-    patch.setattr(PosixStore, "digest", lambda self, key: digest(
-        self, key.rpartition("/")[0] + "/" + plain(key.rpartition("/")[2])))
-    patch.setattr(ReleaseLog, "files", lambda self, release: [
-        self.store.location(f"{n['folder']}/{plain(name)}")
-        for n in log_module.nights_of(release).values() for name in n["files"]])
+    patch.setattr(
+        PosixStore,
+        "receive",
+        lambda self, folder, files: receive(self, folder, {plain(n): p for n, p in files.items()}),
+    )
+    patch.setattr(
+        PosixStore,
+        "digest",
+        lambda self, key: digest(
+            self, key.rpartition("/")[0] + "/" + plain(key.rpartition("/")[2])
+        ),
+    )
+    patch.setattr(
+        ReleaseLog,
+        "files",
+        lambda self, release: [
+            self.store.location(f"{n['folder']}/{plain(name)}")
+            for n in log_module.nights_of(release).values()
+            for name in n["files"]
+        ],
+    )
 
 
 GUARDS: list[tuple[Sabotage, Check]] = [

@@ -31,14 +31,15 @@ def export_delta(log: ReleaseLog, release: Release) -> tuple[Path, int]:
     """
     try:
         from deltalake import CommitProperties, DeltaTable, Field, Schema
-        from deltalake.transaction import AddAction
+        from deltalake.transaction import AddAction, RemoveAction
     except ModuleNotFoundError as error:
         raise EnvironmentFault("the export needs the package deltalake (group: job)") from error
     if not isinstance(log.store, PosixStore):
         raise StorageFault("a Delta export shares files by hard links: it needs a file system")
     table = log.store.root / "delta"
     listed = nights_of(release)
-    actions, schema = [], None
+    actions: list[AddAction | RemoveAction] = []
+    schema: pa.Schema | None = None
     for ds, night in listed.items():
         folder = table / f"ds={ds}"
         folder.mkdir(parents=True, exist_ok=True)

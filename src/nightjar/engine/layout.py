@@ -61,7 +61,9 @@ def _groups(files: Sequence[Path], file_bytes: int) -> Iterator[list[Path]]:
 
 def _merge(files: Sequence[Path], target: Path, sort: Sequence[str]) -> None:
     schema = pq.read_schema(files[0])
-    order = [pq.SortingColumn(schema.get_field_index(name)) for name in sort if name in schema.names]
+    order = [
+        pq.SortingColumn(schema.get_field_index(name)) for name in sort if name in schema.names
+    ]
     with pq.ParquetWriter(
         target,
         schema,

@@ -99,9 +99,7 @@ def mount(connection: Any, log: ReleaseLog) -> None:
 
 def _by_key(connection: Any, common: list[str], key: list[str]) -> tuple[int, int, int, int]:
     values = [c for c in common if c not in key]
-    differs = (
-        " OR ".join(f"a.{named(c)} IS DISTINCT FROM b.{named(c)}" for c in values) or "false"
-    )
+    differs = " OR ".join(f"a.{named(c)} IS DISTINCT FROM b.{named(c)}" for c in values) or "false"
     found = connection.execute(
         f"SELECT count(*) FILTER (a.present IS NULL), count(*) FILTER (b.present IS NULL), "
         f"count(*) FILTER (a.present AND b.present AND ({differs})), "
@@ -132,7 +130,7 @@ def _joined(key: list[str]) -> str:
 def _shift(connection: Any, score: str, key: list[str]) -> Shift:
     s = named(score)
     means = [connection.execute(f"SELECT avg({s}) FROM {t}").fetchone()[0] for t in "ab"]
-    moved: tuple[Any, ...] = (None, None)
+    moved: tuple[float | None, float | None] = (None, None)
     if key:
         moved = connection.execute(
             f"SELECT avg(b.{s} - a.{s}), max(abs(b.{s} - a.{s})) FROM {_joined(key)}"
@@ -154,4 +152,4 @@ def _shift(connection: Any, score: str, key: list[str]) -> Shift:
                     THEN sum((b - a) * ln(b / a)) END FROM shares
         """
     ).fetchone()[0]
-    return Shift(*means, *moved, psi)
+    return Shift(means[0], means[1], moved[0], moved[1], psi)

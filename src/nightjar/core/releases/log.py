@@ -97,9 +97,10 @@ class Partitions(Mapping[str, Mapping[str, Any]]):
 
     def __getitem__(self, ds: str) -> Mapping[str, Any]:
         night = self.listed[ds]
-        return {**read_exactly(self._store, night["folder"] + ".json", night["sha256"]), **{
-            "run_key": night["run_key"]
-        }}
+        return {
+            **read_exactly(self._store, night["folder"] + ".json", night["sha256"]),
+            "run_key": night["run_key"],
+        }
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.listed)
@@ -357,9 +358,7 @@ class ReleaseLog:
         """Copy the night's files in, re-open them and hold them against the audit."""
         token = uuid.uuid4().hex[:12]
         folder = f"nights/ds={night}/{token}"
-        names = {
-            name: f"part-{i:04d}-{token}.parquet" for i, name in enumerate(partition["files"])
-        }
+        names = {name: f"part-{i:04d}-{token}.parquet" for i, name in enumerate(partition["files"])}
         try:
             self.store.receive(folder, {new: source / old for old, new in names.items()})
         except FileNotFoundError as error:
@@ -487,9 +486,7 @@ def follow(head: Entry, action: str, **changed: Any) -> Entry:
     """The entry after `head`: its state, but for what `action` changes."""
     state = {"release": head.release, "pins": head.pins, "withdrawn": head.withdrawn}
     parent = hashlib.sha256(_bytes(asdict(head))).hexdigest()
-    return Entry(
-        head.version + 1, action, uuid.uuid4().hex, now(), parent, **{**state, **changed}
-    )
+    return Entry(head.version + 1, action, uuid.uuid4().hex, now(), parent, **{**state, **changed})
 
 
 def digest_of(entry: Entry) -> str:
@@ -518,9 +515,7 @@ def nights_of(release: Release) -> dict[str, dict[str, Any]]:
     return release.partitions.listed
 
 
-def _withdrawn(
-    head: Entry, before: Release | None, after: Release
-) -> dict[str, list[str]]:
+def _withdrawn(head: Entry, before: Release | None, after: Release) -> dict[str, list[str]]:
     """By night, the run keys that going from one release to another takes away from readers."""
     found = {ds: set(keys) for ds, keys in head.withdrawn.items()}
     kept = nights_of(after)

@@ -11,6 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,7 @@ class ObjectStore:
         """There are no links here; readers ask the log for the files."""
 
     def point(self, release: str) -> None:
-        self.files.pipe_file(
-            self._place("current.json"), json.dumps({"release": release}).encode()
-        )
+        self.files.pipe_file(self._place("current.json"), json.dumps({"release": release}).encode())
 
     def location(self, key: str) -> str:
         return f"{self.url}/{key}"
@@ -150,4 +149,4 @@ class ObjectStore:
 
 def _time(facts: Mapping[str, Any]) -> float:
     stored = facts.get("LastModified") or facts.get("updated") or facts.get("last_modified")
-    return stored.timestamp() if hasattr(stored, "timestamp") else time.time()
+    return stored.timestamp() if isinstance(stored, datetime) else time.time()

@@ -116,7 +116,7 @@ class System:
         os.link(source, target)
 
     def symlink(self, to: str, path: Path) -> None:
-        os.symlink(to, path)
+        os.symlink(to, path)  # noqa: PTH211
 
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)  # noqa: PTH104

@@ -63,9 +63,7 @@ def vacuum(log: ReleaseLog, retention: Retention, *, dry_run: bool = False) -> V
         expired, garbage = planned[-1]
         if not expired and not garbage:
             return None
-        return follow(
-            head, "vacuum", details={"expired": list(expired), "trashed": list(garbage)}
-        )
+        return follow(head, "vacuum", details={"expired": list(expired), "trashed": list(garbage)})
 
     entry = log.advance(step)
     expired, garbage = planned[-1]

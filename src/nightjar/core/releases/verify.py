@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from nightjar.core.errors import DamagedRelease
@@ -30,8 +31,11 @@ def verify(log: ReleaseLog, release: Release) -> int:
             continue
         folder = night["folder"]
         stored = log.store.names(folder)
-        found += [f"{log.store.location(folder)}/{n} is foreign" for n in stored
-                  if n not in facts["files"]]
+        found += [
+            f"{log.store.location(folder)}/{n} is foreign"
+            for n in stored
+            if n not in facts["files"]
+        ]
         for name, expected in facts["files"].items():
             place = log.store.location(f"{folder}/{name}")
             try:
@@ -46,8 +50,9 @@ def verify(log: ReleaseLog, release: Release) -> int:
             if digest.bytes != expected["bytes"]:
                 found.append(f"{place} has {digest.bytes} bytes; published {expected['bytes']}")
             elif digest.sha256 != expected["sha256"]:
-                found.append(f"{place} was altered: SHA-256 {digest.sha256}, published "
-                             f"{expected['sha256']}")
+                found.append(
+                    f"{place} was altered: SHA-256 {digest.sha256}, published {expected['sha256']}"
+                )
     found += _folder(log, release)
     if found:
         raise DamagedRelease(
@@ -65,7 +70,7 @@ def _chain(log: ReleaseLog) -> Iterator[str]:
         if entry.version != i:
             yield f"the log lacks entry {i}"
             return
-    for before, entry in zip(entries, entries[1:], strict=False):
+    for before, entry in itertools.pairwise(entries):
         if entry.parent != digest_of(before):
             yield f"log entry {before.version} was altered: entry {entry.version} names another"
 

@@ -84,9 +84,7 @@ def build_catalog(project: Project) -> Path:
     return target
 
 
-def _add_dataset(
-    connection: duckdb.DuckDBPyConnection, log: ReleaseLog, current: Release
-) -> None:
+def _add_dataset(connection: duckdb.DuckDBPyConnection, log: ReleaseLog, current: Release) -> None:
     live = _live(log)
     for schema, pii in (("main", False), (WITH_PII, True)):
         _add_view(connection, f"{schema}.{named(current.dataset)}", live, current, pii)
