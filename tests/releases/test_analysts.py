@@ -19,6 +19,7 @@ from nightjar.core.project import Project
 from nightjar.core.query import query_releases
 from nightjar.core.releases import Release, ReleaseLog
 from nightjar.core.releases.diff import diff
+from nightjar.core.releases.vacuum import Retention, vacuum
 from nightjar.core.releases.views import build_catalog, connect
 
 Batches = dict[tuple[int, str], Batch]
@@ -68,6 +69,20 @@ def test_the_catalog_is_live_described_and_without_pii(
     assert rows(catalog, "SELECT count(*) FROM scores") == [(2 * ROWS,)]
     with pytest.raises(Exception, match="read-only"):
         catalog.execute("DROP VIEW scores")
+
+
+def test_the_catalog_follows_what_is_kept(
+    project: Project, made: list[Release], batches: Batches
+) -> None:
+    log = ReleaseLog(project.warehouse, "flight_delays")
+    build_catalog(project)
+    added, _ = batches[2, "a"].publish(log)
+    vacuum(log, Retention(releases=2))
+    path = build_catalog(project, fresh=False)
+    views = "SELECT view_name FROM duckdb_views() WHERE schema_name = 'releases' ORDER BY 1"
+    catalog = connect(str(path), read_only=True)
+    assert [v for (v,) in rows(catalog, views)] == [made[2].id, added.id]
+    assert not [p for p in path.parent.iterdir() if p.name.endswith(".tmp")]
 
 
 def test_query_asks_the_current_or_a_named_release(project: Project, made: list[Release]) -> None:

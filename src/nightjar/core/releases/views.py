@@ -51,12 +51,13 @@ def default_columns(release: Release, pii: bool = False) -> str:
     return ", ".join(map(named, [*names, "ds"])) if names else "*"
 
 
-def build_catalog(project: Project) -> Path:
+def build_catalog(project: Project, *, fresh: bool = True) -> Path:
     """Write `published/catalog.duckdb`: views of everything that is released, for readers.
 
     A view called as its dataset always shows the current release: it reads current.json when it
     is asked. The schema `releases` has one view for each kept release, `with_pii` the datasets
-    with every column. The file is replaced in one step; who has it open keeps the old one.
+    with every column. The file is replaced in one step; who has it open keeps the old one. Unless
+    `fresh`, what the present file says of releases that are kept is taken over unseen.
 
     Raises:
         NotThereYet: nothing is released.
@@ -69,12 +70,11 @@ def build_catalog(project: Project) -> Path:
     target = project.warehouse / "published" / "catalog.duckdb"
     making = target.with_name(f".catalog.{uuid.uuid4().hex[:12]}.tmp")
     try:
+        if target.exists() and not fresh:
+            making.write_bytes(target.read_bytes())
         connection = connect(str(making))
         try:
-            connection.execute(f"CREATE SCHEMA {WITH_PII}")
-            connection.execute(f"CREATE SCHEMA {BY_RELEASE}")
-            for log, current in released:
-                _add_dataset(connection, log, current)
+            _fill(connection, released)
         finally:
             connection.close()
         making.chmod(0o444)
@@ -84,19 +84,37 @@ def build_catalog(project: Project) -> Path:
     return target
 
 
-def _add_dataset(connection: duckdb.DuckDBPyConnection, log: ReleaseLog, current: Release) -> None:
-    live = _live(log)
-    for schema, pii in (("main", False), (WITH_PII, True)):
-        _add_view(connection, f"{schema}.{named(current.dataset)}", live, current, pii)
-    for release in log.all():
-        rows = _folder_rows(log, release)
-        _add_view(connection, f"{BY_RELEASE}.{named(release.id)}", rows, release, False)
+def _fill(
+    connection: duckdb.DuckDBPyConnection, released: Iterable[tuple[ReleaseLog, Release]]
+) -> None:
+    for schema in (WITH_PII, BY_RELEASE):
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    present = {
+        name
+        for (name,) in connection.execute(
+            f"SELECT view_name FROM duckdb_views() WHERE schema_name = {quoted(BY_RELEASE)}"
+        ).fetchall()
+    }
+    kept: set[str] = set()
+    for log, current in released:
+        live = _live(log)
+        for schema, pii in (("main", False), (WITH_PII, True)):
+            _add_view(connection, f"{schema}.{named(current.dataset)}", live, current, pii)
+        for release in log.all():
+            kept.add(release.id)
+            if release.id not in present:
+                view = f"{BY_RELEASE}.{named(release.id)}"
+                _add_view(connection, view, _folder_rows(log, release), release, False)
+    for gone in sorted(present - kept):
+        connection.execute(f"DROP VIEW {BY_RELEASE}.{named(gone)}")
 
 
 def _add_view(
     connection: duckdb.DuckDBPyConnection, view: str, rows: str, release: Release, pii: bool
 ) -> None:
-    connection.execute(f"CREATE VIEW {view} AS SELECT {default_columns(release, pii)} FROM {rows}")
+    connection.execute(
+        f"CREATE OR REPLACE VIEW {view} AS SELECT {default_columns(release, pii)} FROM {rows}"
+    )
     about = f"{release.dataset} of pipeline {release.pipeline}"
     connection.execute(f"COMMENT ON VIEW {view} IS {quoted(about)}")
     for column in described(release):

@@ -53,7 +53,7 @@ def run(work: Work) -> dict[date, Record]:
         )
         rows = sum(int(f["rows"]) for f in files.values())
         if isinstance(log.store, PosixStore):
-            build_catalog(work.project)
+            build_catalog(work.project, fresh=False)
         return {
             ds: blank_record(
                 counts={"rows": rows},
