@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from forge import PIPELINE, ROWS, Batch, keys_in, shown
 
-from nightjar.core.errors import Conflict, DamagedRelease, NotThereYet
+from nightjar.core.errors import Conflict, DamagedRelease, GateFailed, NotThereYet
 from nightjar.core.releases import ReleaseLog
 from nightjar.core.releases.log import nights_of
 from nightjar.core.releases.vacuum import Retention, vacuum
@@ -101,7 +101,7 @@ def test_files_that_the_audit_did_not_see_are_refused(log: ReleaseLog, tmp_path:
     partition = batch.partition
     path = batch.folder / "part-0.parquet"
     path.write_bytes(path.read_bytes()[:-8] + b"mischief")
-    with pytest.raises(Conflict):
+    with pytest.raises(GateFailed):
         log.publish("scores", batch.ds, "k", batch.folder, partition)
     path.unlink()
     with pytest.raises(Conflict):

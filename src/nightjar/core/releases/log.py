@@ -26,7 +26,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from nightjar.core.errors import Conflict, DamagedRelease, NotThereYet, StorageFault, near
+from nightjar.core.errors import (
+    Conflict,
+    DamagedRelease,
+    GateFailed,
+    NotThereYet,
+    StorageFault,
+    near,
+)
 from nightjar.core.records import now
 from nightjar.core.releases.store import PosixStore, Store, open_store
 
@@ -222,8 +229,9 @@ class ReleaseLog:
         between, it is built again on that.
 
         Raises:
+            GateFailed: the files are not those that the audit saw.
             Conflict: another run changed this night, a rollback withdrew this very result (and
-                not `again`), the files are not those of the audit, or others always came first.
+                not `again`), a file is gone, or others always came first.
             StorageFault: the medium failed. What was visible still is; running again is enough.
         """
         night = ds.isoformat()
@@ -368,9 +376,10 @@ class ReleaseLog:
             expected = partition["files"][old]
             found = self.store.digest(f"{folder}/{new}")
             if (found.bytes, found.sha256) != (expected["bytes"], expected["sha256"]):
-                raise Conflict(
+                raise GateFailed(
                     f"{source / old} is not what the audit saw: {found.bytes} bytes, expected "
-                    f"{expected['bytes']}, or other content. Nothing was published; run again"
+                    f"{expected['bytes']}, or other content. Nothing was published; run again "
+                    "with --force"
                 )
             files[new] = {**expected, "from": old}
         facts = {**partition, "dataset": dataset, "ds": night, "run_key": run_key, "files": files}
