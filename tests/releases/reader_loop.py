@@ -82,7 +82,8 @@ def spark_reader() -> Callable[[str], Counts]:
     }  # fmt: skip
 
 
-def main(kind: str, warehouse: Path, seconds: float) -> None:
+def main(kind: str, warehouse: Path, seconds: float, quota: int) -> None:
+    """Read for so many seconds, and on until there are `quota` reads."""
     log = ReleaseLog(warehouse, PIPELINE)
     root = warehouse / "published" / PIPELINE
     read = reader(kind, root)
@@ -90,7 +91,7 @@ def main(kind: str, warehouse: Path, seconds: float) -> None:
     wrong: list[str] = []
     errors: list[str] = []
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or reads < quota:
         if kind in ("catalog", "unresolved"):
             first = log.head().version
             try:
@@ -130,6 +131,6 @@ def main(kind: str, warehouse: Path, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
     sys.stdout.flush()
     os._exit(0)

@@ -200,6 +200,26 @@ def test_killed_at_every_call_50_times(
     print(f"\n{name}: {found[0]} calls, {found[1]} crashes")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_spark_reads_what_a_crash_leaves(
+    crasher: Crasher, templates: dict[str, Path], place: Path
+) -> None:
+    """Killed at each call of a publish that replaces a night; then Spark reads, in one session."""
+    from reader_loop import spark_reader
+
+    operation, template = OPERATIONS["replace"], templates["replace"]
+    before, after, calls = expected_states(template, crasher, operation, place / "0")
+    read = spark_reader()
+    for at in range(1, calls + 1):
+        crasher(fresh(template, place / str(at)), operation, at=at, fault="kill", seed=at)
+        link = place / str(at) / "published" / PIPELINE / "current"
+        found = read(os.path.realpath(link))
+        assert set(found) in (set(before.values()), set(after.values()))
+        assert set(found.values()) == {2 * ROWS}
+    print(f"\nSpark read {calls} crashed warehouses")
+
+
 # -- errors of the medium --------------------------------------------------------------------------
 
 
