@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nightjar import release_commands
 from nightjar.core.errors import NightjarError, SpecError, UsageError
 from nightjar.core.project import Project, nights_between, parse_ds
 
@@ -191,62 +192,6 @@ def train(
 
 
 @app.command(epilog=EXIT_CODES)
-def releases(
-    pipeline: Annotated[str | None, typer.Argument(help="One pipeline. Default: all.")] = None,
-    project: ProjectFolder = None,
-    warehouse: Warehouse = None,
-    as_json: AsJson = False,
-) -> None:
-    """List what was released, newest first; the first of a pipeline is what readers see."""
-    from nightjar.core.releases import ReleaseLog
-
-    with _errors(as_json):
-        found = Project.find(project, warehouse)
-        if pipeline is not None:
-            found.pipeline_file(pipeline)
-        names = [pipeline] if pipeline else found.pipeline_names()
-        rows = [
-            {
-                "release": r.id,
-                "pipeline": r.pipeline,
-                "dataset": r.dataset,
-                "ds": r.ds,
-                "nights": len(r.partitions),
-                "rows": r.rows,
-                "model": r.partitions[r.ds]["model"]["version"],
-                "created": r.created,
-                "folder": str(ReleaseLog(found.warehouse, name).folder(r)),
-            }
-            for name in names
-            for r in reversed(ReleaseLog(found.warehouse, name).all())
-        ]
-        lines = [
-            f"{r['release']}  {r['dataset']}  {r['nights']} night(s)  {r['rows']:,} rows  "
-            f"{r['model']}  {r['created']}"
-            for r in rows
-        ]
-        _answer(as_json, {"releases": rows}, "\n".join(lines) or "nothing is released yet")
-
-
-@app.command(epilog=EXIT_CODES)
-def query(
-    sql: Annotated[
-        str, typer.Argument(help="SQL over the released datasets, in DuckDB's dialect.")
-    ],
-    project: ProjectFolder = None,
-    warehouse: Warehouse = None,
-    as_json: AsJson = False,
-) -> None:
-    """Query what is released: one table for each published dataset."""
-    from nightjar.core.query import query_releases
-
-    with _errors(as_json):
-        answer = query_releases(Project.find(project, warehouse), sql)
-        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-        _answer(as_json, {"releases": answer.releases, "rows": rows}, answer.text)
-
-
-@app.command(epilog=EXIT_CODES)
 def demo(
     project: ProjectFolder = None,
     warehouse: Warehouse = None,
@@ -257,6 +202,9 @@ def demo(
         from nightjar.demo import run_demo
 
         run_demo(Project.find(project, warehouse), profile)
+
+
+release_commands.add_to(app, EXIT_CODES)
 
 
 def main() -> None:

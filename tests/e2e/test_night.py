@@ -93,9 +93,7 @@ def _bad_airports(project: Path) -> dict[str, list[str]]:
 def test_the_manifest_answers_from_which_data_and_model(released: Path) -> None:
     log = ReleaseLog(released / "warehouse", PIPELINE)
     release = log.require()
-    night = json.loads((log.folder(release) / "manifest.json").read_text())["partitions"][
-        str(NIGHT)
-    ]
+    night = release.partitions[str(NIGHT)]
     import hashlib
 
     digest = hashlib.sha256((released / FLIGHTS).read_bytes()).hexdigest()

@@ -157,6 +157,20 @@ class NotThereYet(NightjarError):
     exit_status = 4
 
 
+class DamagedRelease(NightjarError):
+    """Released files are not those that were published."""
+
+    code = "RELEASE_DAMAGED"
+    exit_status = 3
+
+
+class StorageFault(NightjarError):
+    """The medium of the releases failed or refused; what was visible is unharmed."""
+
+    code = "STORAGE"
+    exit_status = 4
+
+
 class Conflict(NightjarError):
     """Another run changed what this run stood on."""
 

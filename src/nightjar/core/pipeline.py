@@ -211,12 +211,24 @@ class Gate(Closed):
     gain: float = Field(default=0.0, ge=0, le=0.5)
 
 
+class Retention(Closed):
+    """Which releases stay: the newest `releases` and all younger than `age`; pinned ones always.
+
+    With neither, all stay. `grace` is how long a reader or a writer may take at the most.
+    """
+
+    releases: int | None = Field(default=None, ge=1)
+    age: Duration | None = None
+    grace: Duration = timedelta(days=1)
+
+
 class Publish(Closed):
     """What analysts get: `contract` says its columns, `score` which of them is the prediction."""
 
     contract: Name
     score: Name
     sort: tuple[Name, ...] = ()
+    retention: Retention = Retention()
 
 
 class Pipeline(Closed):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nightjar.core.errors import EnvironmentFault, NotThereYet, UsageError
+from nightjar.core.errors import NotThereYet, UsageError
 from nightjar.core.project import Project
-from nightjar.core.releases import ReleaseLog
+from nightjar.core.releases import PosixStore, Release, ReleaseLog
+from nightjar.core.releases.diff import mount
+from nightjar.core.releases.views import WITH_PII, connect, default_columns, named, quoted, rows_of
 
 
 @dataclass(frozen=True)
@@ -20,41 +23,37 @@ class Answer:
     releases: dict[str, str]
 
 
-def query_releases(project: Project, sql: str) -> Answer:
+def query_releases(project: Project, sql: str, releases: Sequence[str] = ()) -> Answer:
     """Run one SQL statement; each published dataset is a view of its current release.
 
-    The releases are resolved once, so that one answer never mixes two of them.
+    Where one of `releases` is of a dataset, the view shows that one instead. The releases are
+    resolved once, so that one answer never mixes two of them. Columns that the contract marks as
+    pii are in the views of the schema `with_pii` alone.
 
     Raises:
-        NotThereYet: nothing is released.
+        NotThereYet: nothing is released, or there is no such release.
         UsageError: DuckDB refuses the statement.
     """
-    try:
-        import duckdb
-    except ModuleNotFoundError as error:
-        raise EnvironmentFault("queries need the package duckdb (dependency group: job)") from error
+    connection = connect()
+    import duckdb
 
-    connection = duckdb.connect()
+    connection.execute(f"CREATE SCHEMA {WITH_PII}")
     used: dict[str, str] = {}
-    for name in project.pipeline_names():
-        log = ReleaseLog(project.warehouse, name)
-        release = log.current()
-        if release is None:
-            continue
-        files = str(log.folder(release) / "ds=*" / "*.parquet").replace("'", "''")
-        connection.execute(
-            f'CREATE VIEW "{release.dataset}" AS '
-            f"SELECT * FROM read_parquet('{files}', hive_partitioning = true)"
-        )
+    places: list[str] = []
+    for log, release in _resolved(project, releases):
+        mount(connection, log)
+        rows = rows_of(log, release)
+        for schema, pii in (("main", False), (WITH_PII, True)):
+            connection.execute(
+                f"CREATE VIEW {schema}.{named(release.dataset)} AS "
+                f"SELECT {default_columns(release, pii)} FROM {rows}"
+            )
         used[release.dataset] = release.id
-    if not used:
-        raise NotThereYet(
-            "nothing is released yet; run a night first: nightjar run PIPELINE --ds D"
-        )
-    published = str(project.warehouse / "published").replace("'", "''")
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute(f"SET allowed_directories = ['{published}/']")
-    connection.execute("SET enable_external_access = false")
+        if isinstance(log.store, PosixStore):
+            places.append(f"{log.store.root}/")
+    connection.execute(f"SET allowed_directories = [{', '.join(map(quoted, places))}]")
+    if places:  # an object store is read through its client, which DuckDB counts as external
+        connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     try:
         for statement in connection.extract_statements(sql):
@@ -67,3 +66,23 @@ def query_releases(project: Project, sql: str) -> Answer:
         return Answer(relation.columns, relation.fetchall(), str(connection.sql(sql)), used)
     except duckdb.Error as error:
         raise UsageError(f"DuckDB: {error}", tables=sorted(used)) from error
+
+
+def _resolved(project: Project, releases: Sequence[str]) -> list[tuple[ReleaseLog, Release]]:
+    """The release to show of each pipeline that has any."""
+    wanted, found = set(releases), []
+    for name in project.pipeline_names():
+        log = ReleaseLog(project.warehouse, name)
+        current = log.current()
+        if current is None:
+            continue
+        named_here = [r for r in log.all() if r.id in wanted] if wanted else []
+        wanted -= {r.id for r in named_here}
+        found.append((log, named_here[0] if named_here else current))
+    if wanted:
+        raise NotThereYet(f"no release is called {', '.join(sorted(wanted))} (any more)")
+    if not found:
+        raise NotThereYet(
+            "nothing is released yet; run a night first: nightjar run PIPELINE --ds D"
+        )
+    return found

@@ -7,10 +7,11 @@ from datetime import date
 
 import nightjar
 from nightjar.core.errors import GateFailed
+from nightjar.core.plan import Plan
 from nightjar.core.records import Record, code_digest, fingerprint
-from nightjar.core.releases import ReleaseLog
+from nightjar.core.releases import PosixStore, ReleaseLog
+from nightjar.core.releases.views import build_catalog
 from nightjar.engine.lake import parquet_files
-from nightjar.engine.stages.audit import file_facts
 from nightjar.engine.stages.score import SCORES
 from nightjar.engine.work import Work, blank_record
 
@@ -23,8 +24,9 @@ def run(work: Work) -> dict[date, Record]:
         Conflict: other publishers kept coming first.
     """
     spec, ds = work.plan.spec, work.night
-    audited, scored = work.require(ds, "audit"), work.require(ds, "score")
     log = ReleaseLog(work.project.warehouse, spec.name)
+    base = log.head().version  # before the records are read: a run that lands later wins
+    audited, scored = work.require(ds, "audit"), work.require(ds, "score")
     run_key = fingerprint(audit=audited.fingerprint)
     current = log.current()
     visible = current.partitions.get(ds.isoformat(), {}) if current else {}
@@ -33,23 +35,31 @@ def run(work: Work) -> dict[date, Record]:
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
         folder = work.output(scored, SCORES)
         files = audited.details["files"]
-        found = {p.name: file_facts(p) for p in parquet_files(folder)}
-        if found != files:
+        found = {p.name for p in parquet_files(folder)}
+        if found != set(files):  # their bytes are held against the audit as they are copied
             raise GateFailed(
                 f"{folder}: the files are not those that were audited; nothing was published. "
                 f"Run again with --force. (found {sorted(found)}, audited {sorted(files)})"
             )
         release, landed = log.publish(
-            work.plan.scores.dataset, ds, run_key, folder, _partition(work, audited, scored)
+            work.plan.scores.dataset,
+            ds,
+            run_key,
+            folder,
+            _partition(work, audited, scored),
+            base=base,
+            again=work.force,
         )
         rows = sum(int(f["rows"]) for f in files.values())
+        if isinstance(log.store, PosixStore):
+            build_catalog(work.project, fresh=False)
         return {
             ds: blank_record(
                 counts={"rows": rows},
                 details={
                     "release": release.id,
                     "landed_before": not landed,
-                    "folder": work.project.relative(log.folder(release)),
+                    "folder": log.store.location(f"releases/{release.id}"),
                 },
             )
         }
@@ -79,14 +89,31 @@ def _partition(work: Work, audited: Record, scored: Record) -> dict[str, object]
             c.dataset: {"version": c.version, "sha256": c.digest}
             for c in (*plan.contracts.values(), plan.scores)
         },
+        "columns": _columns(plan),
         "checks": {
             "passed": sum(c["passed"] for c in checks),
             "total": len(checks),
             "warnings": sorted(c["rule"] for c in checks if not c["passed"]),
+            "report": checks,
         },
         "code": {"version": nightjar.__version__, "digest": code_digest()},
         "spec": fingerprint(spec=plan.spec),
     }
+
+
+def _columns(plan: Plan) -> list[dict[str, object]]:
+    """What readers are told of the columns, whatever the contract says by then."""
+    scores = plan.scores
+    return [
+        {
+            "name": column.name,
+            "description": column.description,
+            "pii": column.pii,
+            "key": column.name in scores.primary_key,
+            "score": column.name == plan.spec.publish.score,
+        }
+        for column in scores.columns
+    ]
 
 
 def _night_of(work: Work, source: str) -> date:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from datetime import date
 
@@ -12,6 +13,7 @@ from nightjar.core.plan import MODEL_VERSION, Plan
 from nightjar.core.records import Record
 from nightjar.engine import features
 from nightjar.engine.lake import count_rows, read_folder
+from nightjar.engine.layout import compact
 from nightjar.engine.quality.types import typed_schema
 from nightjar.engine.registry import Registry
 from nightjar.engine.stages.features import ROWS
@@ -44,7 +46,10 @@ def run(work: Work) -> dict[date, Record]:
         rows = read_folder(work.spark, features.schema(work.plan), work.output(built, ROWS))
         scored = as_published(work.plan, engine.score(loaded, rows), model.label)
         folder = work.folder("scores", spec.name, attempt)
-        scored.write.mode("error").parquet(str(folder))
+        raw = folder.with_name(f"{attempt}-raw")
+        scored.write.mode("error").parquet(str(raw))
+        compact(raw, folder, spec.publish.sort or work.plan.scores.primary_key)
+        shutil.rmtree(raw)
         return {
             ds: blank_record(
                 outputs={SCORES: work.project.relative(folder)},
