@@ -22,7 +22,11 @@ class Shell:
 
     def __init__(self, project: Path) -> None:
         self.project = project
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("NIGHTJAR_")}
+        # Short runs: no time to optimise what runs once.
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("NIGHTJAR_")},
+            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        }
 
     def nightjar(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).parent / "nightjar"), *arguments]
