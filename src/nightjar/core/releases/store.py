@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -205,7 +205,8 @@ class PosixStore:
     def receive(self, folder: str, files: Mapping[str, Path]) -> None:
         def fill(making: Path) -> None:
             for name, source in files.items():
-                self._write(making / name, self._blocks(source))
+                with contextlib.closing(self._blocks(source)) as blocks:
+                    self._write(making / name, blocks)
 
         self._appear(folder, fill)
 
@@ -241,7 +242,7 @@ class PosixStore:
 
     # -- how -----------------------------------------------------------------------------------
 
-    def _blocks(self, path: Path) -> Iterator[bytes]:
+    def _blocks(self, path: Path) -> Generator[bytes, None, None]:
         handle = self.system.open(path)
         try:
             while block := self.system.read(handle):
