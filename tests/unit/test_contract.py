@@ -431,3 +431,26 @@ def test_a_mutated_contract_is_a_contract_or_a_spec_error(
     path.write_text(yaml.safe_dump(contract, allow_unicode=False))
     with contextlib.suppress(SpecError):
         assert isinstance(load_contract(path), Contract)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"timezone": True, "format": "yyyy-MM-dd HH:mm:ss"}, "reads no offset"),
+        ({"defaultTimezone": "UTC", "format": "yyyy-MM-dd HH:mm:ssX"}, "reads an offset"),
+        ({"timezone": True, "format": "bad qq X"}, "no java.time pattern"),
+        ({"timezone": True, "format": "yyyy-MM-dd'T"}, "no java.time pattern"),
+        ({"timezone": True, "minimum": "20240101T000000"}, "ISO 8601"),
+    ],
+)
+def test_a_timestamp_that_would_be_read_wrongly_is_a_fault(
+    tmp_path: Path, options: dict[str, object], named: str
+) -> None:
+    source = yaml.safe_load((ROOT / "schemas" / "weather.odcs.yaml").read_text())
+    (column,) = [c for c in source["schema"][0]["properties"] if c["name"] == "time_hour"]
+    column["logicalTypeOptions"] = options
+    path = tmp_path / "weather.odcs.yaml"
+    path.write_text(yaml.safe_dump(source))
+    with pytest.raises(SpecError) as caught:
+        load_contract(path)
+    assert named in str(caught.value)

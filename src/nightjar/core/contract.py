@@ -428,6 +428,8 @@ class _Compiler:
                 f"column '{name}': no time zone {zone!r}",
                 near(str(zone), available_timezones()),
             )
+        if pattern is not None:
+            self._format((*at, "logicalTypeOptions", "format"), name, pattern, kind, zone is None)
         checks: list[RowCheck] = []
         if kind.name != "string":
             checks.append(Castable(name, kind, pattern, zone))
@@ -455,6 +457,28 @@ class _Compiler:
             problem = f"column '{name}': no text has at least {low} and at most {high} characters"
             self.fault((*at, "logicalTypeOptions"), problem)
         return [LengthWithin(name, low, high)] if given else []
+
+    def _format(
+        self, at: Location, name: str, pattern: str, kind: DataType, carries_offset: bool
+    ) -> None:
+        """A java.time pattern must be one that Spark reads, and say what the zone rule says."""
+        letters = set(re.sub(r"'[^']*'|[^A-Za-z]", "", pattern))
+        unknown = sorted(letters - set("GyuMLdDEaHhKkmsSVzOXxZ"))
+        if unknown or pattern.count("'") % 2:
+            problem = f"column '{name}': {pattern!r} is no java.time pattern that Spark reads"
+            self.fault(
+                at, problem, f"remove {', '.join(unknown)}" if unknown else "close the quote"
+            )
+        offset = bool(letters & set("VzOXxZ"))
+        if kind.name == "timestamp" and offset != carries_offset:
+            problem = (
+                f"column '{name}': {pattern!r} reads no offset, but 'timezone: true' says that "
+                "each value carries one"
+                if carries_offset
+                else f"column '{name}': {pattern!r} reads an offset, and 'defaultTimezone' would "
+                "shift the value again"
+            )
+            self.fault(at, problem, "write an X at its end" if carries_offset else "remove one")
 
     def _range(
         self, at: Location, prop: SchemaProperty, options: dict[str, Any], kind: DataType
@@ -767,6 +791,8 @@ def _first(*values: Any) -> Any:
 
 
 def _is_iso(text: str, kind: DataType) -> bool:
+    if "-" not in text:  # the compact form is not Spark's
+        return False
     try:
         date.fromisoformat(text) if kind.name == "date" else datetime.fromisoformat(text)
     except ValueError:

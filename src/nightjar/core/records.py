@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -60,7 +61,7 @@ class RecordBook:
     def put(self, record: Record) -> None:
         write_atomically(
             self._path(date.fromisoformat(record.ds), record.step),
-            json.dumps(asdict(record), indent=1, sort_keys=True) + "\n",
+            json.dumps(_finite(asdict(record)), indent=1, sort_keys=True, allow_nan=False) + "\n",
         )
 
     def nights(self, step: str) -> list[date]:
@@ -70,6 +71,17 @@ class RecordBook:
 
     def _path(self, ds: date, step: str) -> Path:
         return self.folder / ds.isoformat() / f"{step}.json"
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for what JSON has no word for: NaN and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def fingerprint(**parts: Any) -> str:

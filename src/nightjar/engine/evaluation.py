@@ -50,14 +50,14 @@ def evaluate(
 ) -> tuple[Metrics, dict[str, dict[str, Metrics]]]:
     """Metrics over all rows of `scored` that have a label, and by each value of each slice."""
     rows = scored.where(F.col(label).isNotNull()).select(
-        F.round(F.col(score) * BINS).cast("int").alias("bin"),
-        F.col(label).cast("int").alias("label"),
+        F.round(F.col(score) * BINS).cast("int").alias("_bin"),
+        F.col(label).cast("int").alias("_label"),
         *[F.coalesce(F.col(s).cast("string"), F.lit("(missing)")).alias(s) for s in slices],
     )
-    sets = [["bin", "label"], *[["bin", "label", s] for s in slices]]
+    sets = [["_bin", "_label"], *[["_bin", "_label", s] for s in slices]]
     counted = rows.groupingSets(
-        [[F.col(n) for n in names] for names in sets], "bin", "label", *slices
-    ).agg(F.count(F.lit(1)).alias("n"))
+        [[F.col(n) for n in names] for names in sets], "_bin", "_label", *slices
+    ).agg(F.count(F.lit(1)).alias("_n"))
     overall = np.zeros((BINS + 1, 2), dtype=np.int64)
     by_slice: dict[str, dict[str, Counts]] = {s: {} for s in slices}
     for row in counted.toLocalIterator():
@@ -67,7 +67,7 @@ def evaluate(
         else:
             empty = np.zeros((BINS + 1, 2), dtype=np.int64)
             target = by_slice[name].setdefault(row[name], empty)
-        target[row["bin"], row["label"]] += row["n"]
+        target[row["_bin"], row["_label"]] += row["_n"]
     return measure(overall), {
         s: {value: measure(counts, resamples=0) for value, counts in sorted(found.items())}
         for s, found in by_slice.items()

@@ -78,7 +78,7 @@ def start(application: str, profile: Path | None = None) -> SparkSession:
             given.setdefault(f"spark.executorEnv.{name}", value)
         log_settings = profile.parent / "log4j2.properties" if profile else None
         if log_settings and log_settings.is_file():
-            option = f"-Dlog4j2.configurationFile={log_settings.as_uri()}"
+            option = f"-Dlog4j2.configurationFile={log_settings.resolve().as_uri()}"
             given.setdefault("spark.driver.extraJavaOptions", option)
     wrong = {k: v for k, v in given.items() if k in PINNED and v.lower() != PINNED[k].lower()}
     if wrong:
@@ -140,7 +140,7 @@ def read_profile(path: Path) -> dict[str, str]:
         text = line.strip()
         if not text or text.startswith("#"):
             continue
-        match = re.fullmatch(r"(spark\.[^\s=:]+)\s*[\s=:]\s*(\S.*)", text)
+        match = re.fullmatch(r"(spark\.[^\s=:]+)(?:\s*[=:]\s*|\s+)(\S.*)", text)
         if not match:
             raise EnvironmentFault(f"{path}:{number}: {text!r} is no 'spark.setting value'")
         settings[match[1]] = match[2].strip()
