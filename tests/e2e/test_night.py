@@ -252,6 +252,8 @@ def test_broken_rows_beyond_the_contracts_limit_stop_the_night(copy_of_trained: 
     (failed,) = error["failed"]
     assert failed["rule"] == "flights.quarantinedRows"
     assert "rows quarantined" in failed["found"]
+    for words in ("flights.origin.allowed", "column=origin", "found=XXX", "expected=one of EWR"):
+        assert words in error["message"]
     assert ReleaseLog(copy_of_trained / "warehouse", PIPELINE).current() is None
 
 

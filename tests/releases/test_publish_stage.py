@@ -50,7 +50,7 @@ def night(project: Project, run: str, force: bool = False) -> Work:
         put(f"clean.{source}", counts={"read": 2, "clean": 2})
         put(f"validate.{source}", details={"checks": [{"rule": source, "passed": True}]})
     model = {"model": "gbt/1", "model_sha256": "0", "model_run": "1"}
-    put("score", outputs={SCORES: [project.relative(folder)]}, details=model)
+    put("score", outputs={SCORES: project.relative(folder)}, details=model)
     files = {p.name: file_facts(p) for p in folder.iterdir()}
     put("audit", details={"files": files, "checks": [{"rule": "rows", "passed": True}]})
     spark: Any = SimpleNamespace(sparkContext=SimpleNamespace(applicationId="none"))

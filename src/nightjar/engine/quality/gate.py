@@ -90,8 +90,12 @@ def refuse_if_critical(
     contract: Contract,
     label: str,
     docs: Path,
+    quarantine: DataFrame | None = None,
 ) -> None:
-    """Raise GateFailed where a critical rule failed, with counts and examples."""
+    """Raise GateFailed where a critical rule failed, with counts and examples.
+
+    `quarantine` holds the quarantined rows, for examples of what was wrong with them.
+    """
     failed = [v for v in verdicts if not v.passed and v.severity == Severity.CRITICAL]
     if not failed:
         return
@@ -100,7 +104,10 @@ def refuse_if_critical(
     for verdict in failed:
         where = f" on column {', '.join(verdict.columns)}" if verdict.columns else ""
         lines.append(f"- {verdict.rule}{where}: found {verdict.found}; expected {verdict.expected}")
-        lines += [f"    for example {row}" for row in examples(frame, rules[verdict.rule])]
+        rule = rules[verdict.rule]
+        shown = quarantine if isinstance(rule.check, Quarantined) else frame
+        if shown is not None:
+            lines += [f"    for example {row}" for row in examples(shown, rule)]
     raise GateFailed(
         f"{label}: {len(failed)} critical check(s) of schemas/{contract.dataset}.odcs.yaml failed; "
         "nothing was published.\n" + "\n".join(lines) + f"\nReport: {docs / 'index.html'}\n"
@@ -111,7 +118,7 @@ def refuse_if_critical(
 
 
 def examples(frame: DataFrame, rule: DatasetRule) -> list[str]:
-    """A few rows that a failed rule is about, as text."""
+    """A few rows that a failed rule is about, as text; of the quarantine, the rules broken."""
     match rule.check:
         case Duplicates(columns=columns):
             repeated = frame.groupBy(*columns).count().where(F.col("count") > 1)
@@ -126,6 +133,21 @@ def examples(frame: DataFrame, rule: DatasetRule) -> list[str]:
         case RowRulesHold(rules=rules):
             broken = broken_rules(rules, {r.column: F.col(r.column) for r in rules})
             rows = frame.withColumn(BROKEN, broken).where(F.size(BROKEN) > 0).limit(EXAMPLES)
+        case Quarantined():
+            each = frame.select(F.explode("_broken").alias("broken"), "_file", "_record")
+            rows = (
+                each.groupBy("broken.rule", "broken.column", "broken.expected")
+                .agg(
+                    F.count(F.lit(1)).alias("rows"),
+                    F.min_by("broken.found", "_record").alias("found"),
+                    F.min(F.struct("_record", "_file")).alias("first"),
+                )
+                .orderBy(F.desc("rows"), "rule")
+                .select(
+                    "rule", "column", "rows", "found", "expected", "first._file", "first._record"
+                )
+                .limit(EXAMPLES)
+            )
         case _:
             return []
     return [

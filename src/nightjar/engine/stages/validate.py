@@ -8,7 +8,7 @@ from datetime import date
 from nightjar.core.records import Record
 from nightjar.engine.lake import read_nights
 from nightjar.engine.quality.gate import judge, refuse_if_critical
-from nightjar.engine.stages.clean import SILVER, silver_schema
+from nightjar.engine.stages.clean import QUARANTINE, SILVER, quarantine_schema, silver_schema
 from nightjar.engine.work import Work, blank_record
 
 
@@ -38,9 +38,10 @@ def run(work: Work, source: str) -> dict[date, Record]:
             docs=docs,
             run_name=f"{label} {attempt}",
         )
-        refuse_if_critical(
-            verdicts, silver, contract, f"{work.plan.spec.name} {label}, {source}", docs
-        )
+        schema = quarantine_schema(contract)
+        refused = read_nights(work.spark, work.project.warehouse, schema, judged, QUARANTINE)
+        name = f"{work.plan.spec.name} {label}, {source}"
+        refuse_if_critical(verdicts, silver, contract, name, docs, refused)
         for verdict in verdicts:
             if not verdict.passed:
                 work.say(
