@@ -111,7 +111,9 @@ def _pydantic_fault(document: Document, error: object) -> Fault:
     if kind == "missing":
         return document.fault(at, f"'{name}' is missing")
     found = f" (found {error['input']!r})" if isinstance(error["input"], str | int | float) else ""
-    return document.fault(at, f"{'.'.join(map(str, at))}: {error['msg']}{found}")
+    return document.fault(
+        at, f"{'.'.join(map(str, at))}: {error['msg'].removeprefix('Value error, ')}{found}"
+    )
 
 
 def _model_at(at: Location) -> type[pydantic.BaseModel] | None:

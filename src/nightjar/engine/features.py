@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -16,11 +17,22 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from nightjar.core.errors import SpecError
 from nightjar.core.pipeline import Join
 from nightjar.core.plan import Plan
 from nightjar.engine.quality.types import typed_schema
 
 AS_OF = "_as_of"
+
+
+def _derived(plan: Plan, rows: DataFrame, name: str, text: str) -> DataFrame:
+    """`rows` with a derived column; what Spark refuses is a fault of the pipeline file."""
+    try:
+        return rows.withColumn(name, F.expr(text))
+    except (AnalysisException, ParseException) as error:
+        problem = f"'{name}' is no expression that Spark knows: {str(error).splitlines()[0]}"
+        fault = plan.document.fault(("features", "derive", name), problem)
+        raise SpecError(faults=[fault]) from error
 
 
 def build(plan: Plan, silver: Mapping[str, DataFrame]) -> DataFrame:
@@ -35,13 +47,13 @@ def build(plan: Plan, silver: Mapping[str, DataFrame]) -> DataFrame:
     rows = silver[spec.features.base].withColumn("_label", label).drop(*base.after_event)
     rows = rows.drop("_file", "_record")
     for name, text in plan.derive_before:
-        rows = rows.withColumn(name, F.expr(text))
+        rows = _derived(plan, rows, name, text)
     rows = rows.withColumn(AS_OF, F.expr(spec.features.as_of).cast("timestamp"))
     for join in spec.features.joins:
         other = silver[join.source].drop(*plan.contract_of(join.source).after_event)
         rows = as_of_join(rows, other, join) if join.at else key_join(rows, other, join)
     for name, text in plan.derive_after:
-        rows = rows.withColumn(name, F.expr(text))
+        rows = _derived(plan, rows, name, text)
     numeric, categorical = spec.features.numeric, spec.features.categorical
     kept = [n for n in kept_columns(plan) if n not in (*numeric, *categorical)]
     return rows.select(

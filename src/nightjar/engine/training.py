@@ -198,6 +198,7 @@ class _Session:
         candidate = self.spec.candidates[name]
         engine = trainer(candidate.trainer)
         with self.registry.run(name, {"as_of": str(self.as_of), "candidate": name}) as run_id:
+            self.work.say(f"  training {name} ...")
             started = time.monotonic()
             model = engine.fit(train, self.spec.features, self.label, candidate)
             seconds = time.monotonic() - started
