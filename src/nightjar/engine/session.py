@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -91,6 +92,8 @@ def start(application: str, profile: Path | None = None) -> SparkSession:
         builder = builder.config(key, value)
     if under_spark_submit():
         builder = _respecting_launcher(builder, given)
+    # It prints a JVM stack trace for each error that we report in a line of our own.
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     spark = builder.getOrCreate()
     if spark.version != pyspark.__version__:
         raise EnvironmentFault(
