@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +14,7 @@ import typer
 from nightjar import release_commands
 from nightjar.core.errors import NightjarError, SpecError, UsageError
 from nightjar.core.project import Project, nights_between, parse_ds
+from nightjar.options import AsJson, PipelineName, ProjectFolder, Warehouse
 
 if TYPE_CHECKING:
     from nightjar.core.plan import Plan
@@ -40,25 +40,12 @@ def _date(text: str) -> date:
         raise typer.BadParameter(error.message) from error
 
 
-PipelineName = Annotated[str, typer.Argument(help="A pipeline: the name of a file in pipelines/.")]
 Ds = Annotated[
     date, typer.Option("--ds", parser=_date, metavar="YYYY-MM-DD", help="The night's date.")
-]
-ProjectFolder = Annotated[
-    Path | None,
-    typer.Option("--project", help="The project's folder. Default: here or above."),
-]
-Warehouse = Annotated[
-    Path | None,
-    typer.Option(
-        "--warehouse",
-        help="Where data is kept. Default: $NIGHTJAR_WAREHOUSE, or warehouse/ in the project.",
-    ),
 ]
 Profile = Annotated[
     str, typer.Option("--profile", help="Where to run: a file of spark-conf/, without .conf.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Run every step, also finished ones.")]
 
 

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nightjar.core.project import Project
+from nightjar.options import AsJson, PipelineName, ProjectFolder, Warehouse
 
-PipelineName = Annotated[str, typer.Argument(help="A pipeline: the name of a file in pipelines/.")]
 OnePipeline = Annotated[str | None, typer.Argument(help="One pipeline. Default: all.")]
 ReleaseId = Annotated[str, typer.Argument(help="A release's id, as `nightjar releases` shows it.")]
-ProjectFolder = Annotated[
-    Path | None, typer.Option("--project", help="The project's folder. Default: here or above.")
-]
-Warehouse = Annotated[
-    Path | None,
-    typer.Option(
-        "--warehouse",
-        help="Where data is kept. Default: $NIGHTJAR_WAREHOUSE, or warehouse/ in the project.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
 
 
 def add_to(app: typer.Typer, epilog: str) -> None:
