@@ -190,7 +190,7 @@ def test_a_planted_leak_cannot_be_built(
 ) -> None:
     derived = (*getattr(project.plan, when), ("leak", "hours_late * 2"))
     plan = replace(project.plan, **{when: derived})
-    with pytest.raises(AnalysisException, match="name `hours_late` cannot be resolved"):
+    with pytest.raises(SpecError, match="name `hours_late` cannot be resolved"):
         build(plan, silver)
 
 
