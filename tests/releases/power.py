@@ -48,9 +48,9 @@ class PowerLoss(System):
         if self._inode(target) in self.contents:
             self.contents[self._inode(target)] = target
 
-    def symlink(self, to: str, path: Path) -> None:
+    def symlink(self, to: str, path: str | Path) -> None:
         super().symlink(to, path)
-        self.names.append((path, None))
+        self.names.append((Path(path), None))
 
     def rename(self, source: Path, target: Path) -> None:
         super().rename(source, target)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +36,6 @@ from nightjar.core.errors import (
 from nightjar.core.records import now
 from nightjar.core.releases.store import PosixStore, Store, open_store
 
-_ENTRY = re.compile(r"(\d{10})\.json")
 _ATTEMPTS = 50
 
 
@@ -134,11 +132,11 @@ class ReleaseLog:
         Raises:
             DamagedRelease: the entry cannot be read.
         """
-        versions = self.versions()
-        return self.entry(versions[-1]) if versions else BEGINNING
+        newest = self._newest()
+        return self.entry(newest) if newest else BEGINNING
 
     def versions(self) -> list[int]:
-        return sorted(int(m[1]) for n in self.store.names("log") if (m := _ENTRY.fullmatch(n)))
+        return [v for name in self.store.names("log") if (v := _version(name))]
 
     def entry(self, version: int) -> Entry:
         key = entry_key(version)
@@ -334,6 +332,9 @@ class ReleaseLog:
 
     # -- how -----------------------------------------------------------------------------------
 
+    def _newest(self) -> int:
+        return next((v for n in reversed(self.store.names("log")) if (v := _version(n))), 0)
+
     def _landed(self, parent: Release, night: str, run_key: str, base: int) -> bool:
         known = nights_of(parent).get(night)
         if known is None:
@@ -447,7 +448,7 @@ class ReleaseLog:
             if head.release is None:
                 return
             self.store.point(head.release)
-            if self.versions()[-1] == head.version:
+            if self._newest() == head.version:
                 return
 
     def _visible(self, head: Entry) -> Release | None:
@@ -489,6 +490,12 @@ class ReleaseLog:
 
 def entry_key(version: int) -> str:
     return f"log/{version:010d}.json"
+
+
+def _version(name: str) -> int:
+    """The number of an entry's file; 0 for any other file. Names sort as their numbers do."""
+    number, _, suffix = name.partition(".")
+    return int(number) if suffix == "json" and len(number) == 10 and number.isdecimal() else 0
 
 
 def follow(head: Entry, action: str, **changed: Any) -> Entry:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import stat
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -115,7 +114,7 @@ class System:
     def link(self, source: Path, target: Path) -> None:
         os.link(source, target)
 
-    def symlink(self, to: str, path: Path) -> None:
+    def symlink(self, to: str, path: str | Path) -> None:
         os.symlink(to, path)  # noqa: PTH211
 
     def rename(self, source: Path, target: Path) -> None:
@@ -134,7 +133,8 @@ class System:
         return os.lstat(path)
 
 
-_MAKING = re.compile(r"\..*\.tmp")
+def _making(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 class PosixStore:
@@ -151,7 +151,7 @@ class PosixStore:
             found = self.system.listdir(self.root / folder)
         except FileNotFoundError:
             return []
-        return sorted(name for name in found if not _MAKING.fullmatch(name))
+        return sorted(name for name in found if not _making(name))
 
     def read(self, key: str) -> bytes:
         return b"".join(self._blocks(self.root / key))
@@ -181,7 +181,7 @@ class PosixStore:
             f"{folder}{name}"
             for folder in ("", "log/", "releases/", *self._nights())
             for name in self._listed(folder)
-            if _MAKING.fullmatch(name)
+            if _making(name)
         ]
 
     # -- writing -------------------------------------------------------------------------------
@@ -213,7 +213,8 @@ class PosixStore:
     def expose(self, release: str, nights: Mapping[str, str]) -> None:
         def fill(making: Path) -> None:
             for ds, folder in nights.items():
-                self.system.symlink(f"../../{folder}", making / f"ds={ds}")
+                # The one loop whose length is the table's age: no Path for each night.
+                self.system.symlink(f"../../{folder}", f"{making}/ds={ds}")
 
         self._appear(f"releases/{release}", fill)
 
