@@ -183,12 +183,14 @@ def vacuum(
     warehouse: Warehouse = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let releases expire by the pipeline's retention; collect what no release needs.
+    """Let releases expire by the pipeline's retention; collect what no release or run needs.
 
-    What expired, and what killed runs left, goes to the trash after the grace period, and is
-    deleted when it has been there as long again.
+    What expired, and what killed publishers left, goes to the trash after the grace period, and is
+    deleted when it has been there as long again. Of the runs' own folders, those that no run record
+    names are marked, and deleted when the mark is a grace period old.
     """
     from nightjar.cli import _answer, _errors
+    from nightjar.core.attempts import collect as collect_attempts
     from nightjar.core.releases.vacuum import vacuum as collect
 
     with _errors(as_json):
@@ -197,13 +199,22 @@ def vacuum(
         for log in _logs(found, pipeline):
             retention = _retention(found, log.pipeline, grace)
             did = collect(log, retention, dry_run=dry_run)
+            attempts = collect_attempts(
+                found.warehouse, log.pipeline, retention.grace, dry_run=dry_run
+            )
             done[log.pipeline] = {
-                "expired": did.expired, "trashed": did.trashed, "deleted": did.deleted
-            }  # fmt: skip
+                "expired": did.expired,
+                "trashed": did.trashed,
+                "deleted": did.deleted,
+                "attempts_marked": attempts.marked,
+                "attempts_deleted": attempts.deleted,
+            }
         would = "would have " if dry_run else ""
         lines = [
             f"{name}: {would}{len(d['expired'])} release(s) expired, {len(d['trashed'])} moved to "
-            f"the trash, {len(d['deleted'])} batch(es) of trash deleted"
+            f"the trash, {len(d['deleted'])} batch(es) of trash deleted; of the runs' own folders "
+            f"{len(d['attempts_marked'])} marked as not needed, "
+            f"{len(d['attempts_deleted'])} deleted"
             for name, d in done.items()
         ]
         _answer(as_json, {"dry_run": dry_run, "pipelines": done}, "\n".join(lines))

@@ -56,6 +56,20 @@ def test_every_flight_of_the_night_has_one_score(released: Path) -> None:
     assert scored["n"] >= len(cancelled)
 
 
+def test_every_score_has_its_reasons(released: Path) -> None:
+    features = load_plan(Project(released, released / "warehouse"), PIPELINE).spec.features
+    sql = (
+        "SELECT reason_1, reason_1_effect, reason_2_effect, late_probability"
+        " FROM flight_delay_scores"
+    )
+    rows = Shell(released).answer("query", sql)["rows"]
+    assert {r["reason_1"] for r in rows} <= {*features.numeric, *features.categorical}
+    assert len({r["reason_1"] for r in rows}) > 1
+    for row in rows:
+        assert abs(row["reason_1_effect"]) >= abs(row["reason_2_effect"] or 0) > 0
+        assert 0 <= row["late_probability"] - row["reason_1_effect"] <= 1
+
+
 def test_rows_are_accounted_for(released: Path) -> None:
     night = released / "warehouse" / "runs" / PIPELINE / str(NIGHT)
     for source in ("flights", "weather", "planes", "airports", "airlines"):

@@ -66,6 +66,18 @@ def read(log: ReleaseLog) -> dict[str, int]:
     return {run: runs.count(run) for run in set(runs)}
 
 
+def test_a_listing_longer_than_a_page_is_whole(log: ReleaseLog, batches: Batches) -> None:
+    """S3 lists a thousand keys at a time; the newest entry stands on the last page."""
+    store = log.store
+    assert isinstance(store, ObjectStore)
+    batches[0, "a"].publish(log)
+    newest = store.read("log/0000000001.json").replace(b'"version": 1,', b'"version": 1100,')
+    names = [f"log/{i:010d}.json" for i in range(2, 1101)]
+    store.files.pipe({f"{store.prefix}/{name}": newest for name in names})
+    assert len(log.versions()) == 1100
+    assert log.head().version == 1100
+
+
 def test_publish_rollback_pin_vacuum_verify(log: ReleaseLog, batches: Batches) -> None:
     first, landed = batches[0, "a"].publish(log)
     assert landed

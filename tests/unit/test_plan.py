@@ -185,6 +185,14 @@ def test_what_is_published_fits_its_contract(
     assert (fault.file, text[fault.line - 1].startswith("publish:")) == (FILE, True)
 
 
+def test_reasons_need_their_columns(project: Project, edit: Any) -> None:
+    edit(SCORES, "name: platforms, logicalType: integer", "name: reason_1, logicalType: integer")
+    edit(FILE, "publish: {", "publish: {reasons: 1, ")
+    problems = [f.problem for f in faults(project)]
+    assert any("column 'reason_1'" in p and "not string" in p for p in problems)
+    assert any("no column 'reason_1_effect' (number)" in p for p in problems)
+
+
 def test_the_base_rows_are_those_of_one_night(project: Project, edit: Any) -> None:
     edit(FILE, '"landing/trips/{ds}.csv"', "landing/trips.csv")
     fault = only_fault(project)

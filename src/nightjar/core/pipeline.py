@@ -223,10 +223,14 @@ class Retention(Closed):
 
 
 class Publish(Closed):
-    """What analysts get: `contract` says its columns, `score` which of them is the prediction."""
+    """What analysts get: `contract` says its columns, `score` which of them is the prediction.
+
+    `reasons` says how many features' effects each score comes with (see `plan.reason_columns`).
+    """
 
     contract: Name
     score: Name
+    reasons: int = Field(0, ge=0, le=10)
     sort: tuple[Name, ...] = ()
     retention: Retention = Retention()
 

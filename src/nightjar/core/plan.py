@@ -13,7 +13,7 @@ from nightjar.core.contract import Column, Contract, load_contract
 from nightjar.core.documents import Document, Location, load
 from nightjar.core.errors import Fault, SpecError, near
 from nightjar.core.expressions import Expression, ExpressionError, in_order, parse
-from nightjar.core.pipeline import CleanStep, Pipeline
+from nightjar.core.pipeline import CleanStep, Pipeline, Publish
 from nightjar.core.project import Project
 
 TEXT_STEPS = ("trim", "upper", "lower", "replace")
@@ -42,8 +42,21 @@ class Plan:
     @property
     def published_columns(self) -> tuple[str, ...]:
         """Columns of a release that come from the feature rows, in the contract's order."""
-        made = {self.spec.publish.score, MODEL_VERSION}
+        made = made_columns(self.spec.publish)
         return tuple(name for name in self.scores.names if name not in made)
+
+
+def reason_columns(rank: int) -> tuple[str, str, str]:
+    """The columns of a score's reason of this rank, from 1: feature, its value, its effect."""
+    return f"reason_{rank}", f"reason_{rank}_value", f"reason_{rank}_effect"
+
+
+def made_columns(publish: Publish) -> dict[str, str]:
+    """The columns of a release that scoring makes: by name, 'number' or 'string'."""
+    made = {publish.score: "number", MODEL_VERSION: "string"}
+    for rank in range(1, publish.reasons + 1):
+        made |= dict(zip(reason_columns(rank), ("string", "string", "number"), strict=True))
+    return made
 
 
 def load_plan(project: Project, name: str) -> Plan:
@@ -401,15 +414,20 @@ class _Checker:
         self, scores: Contract, base: Contract, available: set[str], late: frozenset[str]
     ) -> None:
         publish = self.spec.publish
-        for name in (publish.score, MODEL_VERSION):
-            if name not in scores.names:
+        at: Location = ("publish", "contract")
+        made = made_columns(publish)
+        columns = {c.name: c for c in scores.columns}
+        for name, kind in made.items():
+            if name not in columns:
                 self.fault(
-                    ("publish", "contract"),
-                    f"contract '{scores.dataset}' has no column '{name}'",
+                    at,
+                    f"contract '{scores.dataset}' has no column '{name}' ({kind})",
                     near(name, scores.names),
                 )
-        made = {publish.score, MODEL_VERSION}
-        at: Location = ("publish", "contract")
+            elif columns[name].type.is_number != (kind == "number"):
+                self.fault(
+                    at, f"column '{name}' of '{scores.dataset}' is {columns[name].type}: not {kind}"
+                )
         self._readable(at, [n for n in scores.names if n not in made], available, late)
         if scores.primary_key != base.primary_key:
             self.fault(

@@ -64,6 +64,13 @@ class RecordBook:
             json.dumps(_finite(asdict(record)), indent=1, sort_keys=True, allow_nan=False) + "\n",
         )
 
+    def all(self) -> Iterator[Record]:
+        """Every record, in the order of nights."""
+        for path in sorted(self.folder.glob("*/*.json")):
+            record = self.get(date.fromisoformat(path.parent.name), path.stem)
+            if record is not None:
+                yield record
+
     def nights(self, step: str) -> list[date]:
         """Every night that has a record of `step`, in order."""
         found = self.folder.glob(f"*/{step}.json")

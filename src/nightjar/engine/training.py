@@ -21,7 +21,7 @@ import nightjar
 from nightjar.core.errors import NotThereYet, SpecError, TrainingRefused
 from nightjar.core.pipeline import Gate
 from nightjar.core.records import Record, code_digest
-from nightjar.engine import features, golden
+from nightjar.engine import explain, features, golden
 from nightjar.engine.evaluation import Metrics, evaluate
 from nightjar.engine.lake import read_folder
 from nightjar.engine.registry import Registry
@@ -120,6 +120,7 @@ class _Session:
         self.spec = work.plan.spec
         self.label = self.spec.label.name
         self.registry = Registry(work.project, self.spec.name)
+        self.typical: dict[str, float | str | None] = {}
 
     def run(self, built: DataFrame) -> Record:
         self.work.say(
@@ -138,6 +139,7 @@ class _Session:
         rows = self._look_at(train, test)
         train = self._in_fixed_order(train, rows["train"]).persist(StorageLevel.MEMORY_AND_DISK)
         try:
+            self.typical = explain.typical(train, self.spec.features)
             trials = [self._trial(name, train, test) for name in self.spec.candidates]
             constant = test.withColumn(SCORE, F.lit(rows["train_positives"] / rows["train"]))
             base_rate, _ = evaluate(constant, SCORE, self.label)
@@ -248,6 +250,7 @@ class _Session:
             "nights": [str(self.nights[0]), str(self.nights[-1])],
             "test_from": self.cutoff.isoformat(),
             "metrics": metrics.as_dict(),
+            explain.TYPICAL: self.typical,
             "golden_rows": min(golden.ROWS, metrics.rows),
             "nightjar": nightjar.__version__,
             "code": code_digest(),

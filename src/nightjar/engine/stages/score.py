@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from nightjar.core.plan import MODEL_VERSION, Plan
 from nightjar.core.records import Record
-from nightjar.engine import features
+from nightjar.engine import explain, features
 from nightjar.engine.lake import count_rows, read_folder
 from nightjar.engine.layout import compact
 from nightjar.engine.quality.types import typed_schema
@@ -44,7 +44,12 @@ def run(work: Work) -> dict[date, Record]:
         loaded = engine.load(work.spark, model.folder / "model")
         golden = replay(work.spark, engine, loaded, model)
         rows = read_folder(work.spark, features.schema(work.plan), work.output(built, ROWS))
-        scored = as_published(work.plan, engine.score(loaded, rows), model.label)
+        if spec.publish.reasons:
+            key, usual = work.plan.scores.primary_key, explain.typical_of(model)
+            scored = explain.with_reasons(engine, loaded, rows, key, usual, spec.publish.reasons)
+        else:
+            scored = engine.score(loaded, rows)
+        scored = as_published(work.plan, scored, model.label)
         folder = work.folder("scores", spec.name, attempt)
         raw = folder.with_name(f"{attempt}-raw")
         scored.write.mode("error").parquet(str(raw))
