@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 import pytest
+import yaml
 
 from nightjar.core.documents import load
 from nightjar.core.pipeline import CleanStep, Join, Pipeline, Source, Split, parse_duration
@@ -178,3 +179,10 @@ def test_wrong_values(
 def test_a_schedule_has_five_fields(data: dict[str, Any], schedule: str) -> None:
     data["schedule"] = schedule
     assert wrong(Pipeline, data) == ("schedule",)
+
+
+def test_the_steps_that_the_docs_show_are_all_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+    block = page.partition("<!-- steps -->")[2].partition("<!-- /steps -->")[0]
+    shown = yaml.safe_load(block.replace("```yaml", "").replace("```", ""))
+    assert [CleanStep(**step).kind for step in shown] == list(CleanStep.model_fields)
