@@ -86,7 +86,15 @@ _READ = {
     | {"name", "physicalType", "logicalType", "physicalName", "properties", "quality"}
     | {"dataGranularityDescription"},
     SchemaProperty: _DESCRIBING
-    | {"name", "physicalType", "logicalType", "logicalTypeOptions", "required", "unique"}
+    | {
+        "name",
+        "physicalName",
+        "physicalType",
+        "logicalType",
+        "logicalTypeOptions",
+        "required",
+        "unique",
+    }
     | {"primaryKey", "primaryKeyPosition", "classification", "criticalDataElement"}
     | {"customProperties", "examples", "quality"},
     DataQuality: _DESCRIBING
@@ -122,7 +130,10 @@ _VALUES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a dataset. `after_event` marks what is known only once the event is over."""
+    """One column of a dataset. `after_event` marks what is known only once the event is over.
+
+    `delivered` is its name in delivered files, where that is another.
+    """
 
     name: str
     type: DataType
@@ -130,6 +141,7 @@ class Column:
     description: str = ""
     pii: bool = False
     after_event: bool = False
+    delivered: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,11 @@ class Contract:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
+
+    @property
+    def delivered_names(self) -> tuple[str, ...]:
+        """The columns' names in delivered files (`physicalName`), in the contract's order."""
+        return tuple(column.delivered or column.name for column in self.columns)
 
     @property
     def after_event(self) -> frozenset[str]:
@@ -326,6 +343,11 @@ class _Compiler:
                 )
             if name in {c.name for c in columns}:
                 self.fault((*at, "name"), f"column '{name}' stands twice")
+            elif (delivered := prop.physicalName or name) in {
+                c.delivered or c.name for c in columns
+            }:
+                problem = f"two columns are delivered as '{delivered}'"
+                self.fault((*at, "physicalName"), problem)
             kind = self._type(at, prop)
             required = bool(prop.required or prop.primaryKey)
             columns.append(
@@ -336,6 +358,7 @@ class _Compiler:
                     (prop.description or "").strip(),
                     pii="pii" in (prop.tags or []) or (prop.classification or "").lower() == "pii",
                     after_event=self._after_event(at, prop),
+                    delivered=prop.physicalName or "",
                 )
             )
             self._options(at, prop, kind, required)
