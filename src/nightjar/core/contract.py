@@ -410,17 +410,35 @@ class _Compiler:
         result = False
         for i, custom in enumerate(prop.customProperties or []):
             here = (*at, "customProperties", i)
-            if custom.property != "knownAfterEvent":
+            if custom.property not in ("knownAfterEvent", "repeatedHour"):
                 self.fault(
                     here,
                     f"custom property '{custom.property}' means nothing here",
-                    near(custom.property or "", ["knownAfterEvent"]),
+                    near(custom.property or "", ["knownAfterEvent", "repeatedHour"]),
                 )
-            elif not isinstance(custom.value, bool):
-                self.fault(here, f"knownAfterEvent is {custom.value!r}; expected true or false")
-            else:
-                result = custom.value
+            elif custom.property == "knownAfterEvent":
+                if not isinstance(custom.value, bool):
+                    problem = f"knownAfterEvent is {custom.value!r}; expected true or false"
+                    self.fault(here, problem)
+                else:
+                    result = custom.value
         return result
+
+    def _repeated_hour(self, at: Location, prop: SchemaProperty, zone: str | None) -> str:
+        """Which of the two a local time means in the hour that the clocks repeat in autumn."""
+        for i, custom in enumerate(prop.customProperties or []):
+            if custom.property != "repeatedHour":
+                continue
+            here = (*at, "customProperties", i)
+            if zone is None:
+                problem = f"column '{prop.name}': repeatedHour needs a timestamp's defaultTimezone"
+                self.fault(here, problem)
+            elif custom.value not in ("first", "second", "refuse"):
+                problem = f"repeatedHour is {custom.value!r}; expected first, second or refuse"
+                self.fault(here, problem)
+            else:
+                return str(custom.value)
+        return "refuse"
 
     def _options(self, at: Location, prop: SchemaProperty, kind: DataType, required: bool) -> None:
         name, logical = prop.name or "", prop.logicalType or ""
@@ -454,8 +472,9 @@ class _Compiler:
         if pattern is not None:
             self._format((*at, "logicalTypeOptions", "format"), name, pattern, kind, zone is None)
         checks: list[RowCheck] = []
+        repeated = self._repeated_hour(at, prop, zone)
         if kind.name != "string":
-            checks.append(Castable(name, kind, pattern, zone))
+            checks.append(Castable(name, kind, pattern, zone, repeated))
         if required:
             checks.append(NotNull(name))
         checks += self._range(at, prop, options, kind)

@@ -53,7 +53,7 @@ def look(path: Path, contract: Contract, source: Source) -> None:
         raise unreadable(
             path, "is one JSON array, not JSON lines: write each record as an object on its line"
         )
-    if b"\0" in head[:100]:
+    if b"\0" in head[:4]:
         raise unreadable(path, "has NUL bytes in its first line: it is no UTF-8 text")
 
 
