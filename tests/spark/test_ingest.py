@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import os
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -11,15 +13,28 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
+from tests.spark.conftest import pipeline
 
-from nightjar.core.contract import Contract
-from nightjar.core.errors import HeaderMismatch, MissingInput, UnreadableInput
+from nightjar.core.checks import DataType
+from nightjar.core.contract import Column, Contract
+from nightjar.core.errors import (
+    AccountingError,
+    ForeignInput,
+    HeaderMismatch,
+    MissingInput,
+    RepeatedInput,
+    UnreadableInput,
+    UnsettledInput,
+)
 from nightjar.core.pipeline import Source
-from nightjar.engine.delivery import look_at_files
+from nightjar.core.records import Record
+from nightjar.engine.delivery import admitted, find_files, look_at_files
+from nightjar.engine.stages import ingest
 from nightjar.engine.stages.ingest import (
     FILE,
     PARSED,
     UNPARSABLE,
+    accounted,
     bronze_schema,
     file_batches,
     read_files,
@@ -31,7 +46,10 @@ SOURCE = Source(contract="things", format="csv", path="landing/{ds}.csv")
 
 def rows_of(folder: Path, content: str | bytes, columns: tuple[str, ...] = ("a", "b")) -> list[Any]:
     (folder / "f.csv").write_bytes(content.encode() if isinstance(content, str) else content)
-    batches = list(file_batches(folder, "f.csv", NIGHT, columns, ","))
+    contract = Contract(
+        "things", "1", "", tuple(Column(c, DataType("string")) for c in columns), (), (), ()
+    )
+    batches = list(file_batches(folder, "f.csv", NIGHT, contract, SOURCE))
     return list(pa.Table.from_batches(batches).to_pylist())
 
 
@@ -106,7 +124,8 @@ def test_files_are_read_by_spark(spark: SparkSession, tmp_path: Path, things: Co
     files = {ds: tmp_path / SOURCE.file(ds) for ds in nights}
     files[nights[0]].write_text("a,b\n1,x\n2,y\n")
     files[nights[1]].write_text("b,a\nz,3\nno,9,9\n")
-    frame = read_files(spark, files, tmp_path, things, SOURCE)
+    named = {ds: (SOURCE.file(ds),) for ds in nights}
+    frame = read_files(spark, named, tmp_path, things, SOURCE)
     assert frame.drop("kind").schema == bronze_schema(things)
     rows = sorted(frame.collect(), key=lambda r: (r["_ds"], r["_record"]))
     names = [path.relative_to(tmp_path).as_posix() for path in files.values()]
@@ -121,19 +140,175 @@ def test_files_are_read_by_spark(spark: SparkSession, tmp_path: Path, things: Co
     assert rows[-1]["_text"] == "no,9,9"
 
 
+def look(root: Path, things: Contract, *names: str) -> None:
+    look_at_files(root, {NIGHT: names}, things, SOURCE)
+
+
 def test_one_wrong_file_is_refused_by_its_kind(tmp_path: Path, things: Contract) -> None:
     (tmp_path / "f.csv").write_text("a,bb,c\n1,2,3\n")
     with pytest.raises(HeaderMismatch) as caught:
-        look_at_files({NIGHT: tmp_path / "f.csv"}, things, ",")
+        look(tmp_path, things, "f.csv")
     assert caught.value.details["missing"] == ["b"]
     assert caught.value.details["extra"] == ["bb", "c"]
 
 
 def test_all_wrong_files_are_listed_at_once(tmp_path: Path, things: Contract) -> None:
-    files = {date(2024, 3, d): tmp_path / f"{d}.csv" for d in (1, 2, 3)}
-    files[date(2024, 3, 2)].write_text("a,b\n")
+    names = [f"{n}.csv" for n in (1, 2, 3)]
+    (tmp_path / "2.csv").write_text("a,b\n")
     with pytest.raises(MissingInput, match=r"2 of 3 files(.|\n)*1\.csv(.|\n)*3\.csv"):
-        look_at_files(files, things, ",")
-    files[date(2024, 3, 1)].write_text("a\n")
+        look(tmp_path, things, *names)
+    (tmp_path / "1.csv").write_text("a\n")
     with pytest.raises(UnreadableInput, match="2 of 3 files"):
-        look_at_files(files, things, ",")
+        look(tmp_path, things, *names)
+
+
+# -- which files ---------------------------------------------------------------------------------
+
+
+def test_a_star_takes_all_that_match_and_nothing_else_is_special(tmp_path: Path) -> None:
+    source = Source(contract="things", format="csv", path="landing/{ds}/a*[x]*.csv")
+    folder = tmp_path / "landing" / "2024-03-01"
+    folder.mkdir(parents=True)
+    taken = ["a b[x]=%20é.csv", "a*[x]?.csv", "a[x].csv", "a_[x]\n.csv"]
+    for name in (*taken, "ax.csv", "b[x].csv", "a[x].csv.part", "A[x].csv"):
+        (folder / name).write_text("")
+    found = find_files(tmp_path, source, [NIGHT])
+    assert found == {NIGHT: tuple(f"landing/2024-03-01/{n}" for n in sorted(taken))}
+    with pytest.raises(MissingInput, match="nothing there"):
+        find_files(tmp_path, source, [date(2024, 3, 2)])
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "landing").mkdir()
+    Path(os.fsdecode(b"%b/landing/\xff.csv" % bytes(tmp_path))).write_text("a,b\n")
+    with pytest.raises(UnreadableInput, match="no UTF-8"):
+        find_files(tmp_path, SOURCE.model_copy(update={"path": "landing/*.csv"}), [NIGHT])
+
+
+def test_links_may_not_lead_out_of_the_landing_folder(tmp_path: Path, things: Contract) -> None:
+    (tmp_path / "landing").mkdir()
+    (tmp_path / "landing" / "in.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "landing" / "good.csv").symlink_to("in.csv")
+    (tmp_path / "landing" / "bad.csv").symlink_to("../secret.csv")
+    (tmp_path / "landing" / "loop.csv").symlink_to("loop.csv")
+    look(tmp_path, things, "landing/good.csv")
+    with pytest.raises(ForeignInput):
+        look(tmp_path, things, "landing/bad.csv")
+    with pytest.raises(UnreadableInput):
+        look(tmp_path, things, "landing/loop.csv")
+    (bad,) = file_batches(tmp_path, "landing/bad.csv", NIGHT, things, SOURCE)
+    assert bad.column("_reason").to_pylist() == ["INPUT_OUTSIDE"]
+
+
+def test_a_pipe_is_no_file(tmp_path: Path, things: Contract) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UnreadableInput, match="no plain file"):
+        look(tmp_path, things, "pipe.csv")
+
+
+def test_a_file_must_have_settled(tmp_path: Path, things: Contract) -> None:
+    (tmp_path / "f.csv").write_text("a,b\n1,2\n")
+    source = Source(contract="things", format="csv", path="f.csv", settled="10 minutes")
+    with pytest.raises(UnsettledInput):
+        admitted(tmp_path, "f.csv", source)
+    os.utime(tmp_path / "f.csv", (1e9, 1e9))
+    assert admitted(tmp_path, "f.csv", source) == tmp_path / "f.csv"
+
+
+# -- the stage -----------------------------------------------------------------------------------
+
+
+class Traffic:
+    """A project whose source `traffic` is many files a night."""
+
+    def __init__(self, parcels: Any, **options: Any) -> None:
+        self.parcels = parcels
+        sources = pipeline()["sources"]
+        path = "landing/traffic/{ds}/*.csv*"
+        sources["traffic"] = {**sources["traffic"], "path": path, **options}
+        parcels.write_spec(sources=sources)
+
+    def land(self, ds: date, name: str, content: str | bytes) -> Path:
+        path = self.parcels.project.warehouse / "landing" / "traffic" / str(ds) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def run(self, *nights: date) -> dict[date, Record]:
+        return ingest.run(self.parcels.work(*nights), "traffic")
+
+
+def rows(depot: str, count: int = 1, header: str = "depot,seen_at,jam") -> str:
+    return header + "\n" + f"{depot},2024-03-01T00:00:00Z,1\n" * count
+
+
+@pytest.fixture
+def traffic(new_parcels: Callable[..., Any]) -> Traffic:
+    return Traffic(new_parcels())
+
+
+def test_a_night_of_many_files_is_accounted_for_file_by_file(traffic: Traffic) -> None:
+    other = date(2024, 3, 2)
+    traffic.land(NIGHT, "b.csv", rows("north", 3) + "short\n")
+    traffic.land(NIGHT, "a é%=[1].csv", rows("south", 2).encode("utf-16"))
+    traffic.land(NIGHT, "c.csv.gz", gzip.compress(rows("east", 4).encode()))
+    traffic.land(NIGHT, "none.csv", "depot,seen_at,jam\n")
+    traffic.land(NIGHT, "none2.csv", "depot,seen_at,jam\n")
+    traffic.land(other, "b.csv", rows("west"))
+    records = traffic.run(NIGHT, other)
+    assert records[NIGHT].counts == {"read": 10, "unparsable": 1}
+    assert records[other].counts == {"read": 1, "unparsable": 0}
+    said = {
+        Path(f["file"]).name: (f["records"], f["unparsable"], f["encoding"])
+        for f in records[NIGHT].details["files"]
+    }
+    assert said == {
+        "a é%=[1].csv": (2, 0, "utf-16-le"),
+        "b.csv": (4, 1, "utf-8"),
+        "c.csv.gz": (4, 0, "utf-8"),
+        "none.csv": (0, 0, "utf-8"),
+        "none2.csv": (0, 0, "utf-8"),
+    }
+    # A late file makes the night another one.
+    traffic.land(NIGHT, "late.csv", rows("late"))
+    assert traffic.run(NIGHT)[NIGHT].counts == {"read": 11, "unparsable": 1}
+
+
+def test_what_only_the_executors_see_is_an_error_of_ours(traffic: Traffic) -> None:
+    cut = gzip.compress(rows("north", 2_000_000).encode())[:-20]
+    traffic.land(NIGHT, "a.csv", rows("north"))
+    traffic.land(NIGHT, "b.csv.gz", cut)
+    with pytest.raises(UnreadableInput, match=r"b\.csv\.gz.*truncated"):
+        traffic.run(NIGHT)
+    traffic.land(NIGHT, "c.csv.gz", cut[:-1])
+    with pytest.raises(UnreadableInput, match="2 of 3 files"):
+        traffic.run(NIGHT)
+    assert traffic.parcels.work(NIGHT).book.get(NIGHT, "ingest.traffic") is None
+
+
+def test_the_same_bytes_twice_are_refused(traffic: Traffic) -> None:
+    other = date(2024, 3, 2)
+    first = traffic.land(NIGHT, "a.csv", rows("north"))
+    copy = traffic.land(NIGHT, "b.csv", rows("north"))
+    with pytest.raises(RepeatedInput, match=r"b\.csv holds the very bytes of .*a\.csv"):
+        traffic.run(NIGHT)
+    copy.unlink()
+    traffic.run(NIGHT)
+    traffic.land(other, "c.csv", first.read_bytes())
+    with pytest.raises(RepeatedInput, match=r"2024-03-02/c\.csv holds the very bytes"):
+        traffic.run(other)
+    allowed = Traffic(traffic.parcels, repeats="allow")
+    assert allowed.run(other)[other].counts["read"] == 1
+
+
+def test_rows_that_were_not_written_are_noticed(traffic: Traffic) -> None:
+    traffic.land(NIGHT, "a.csv", rows("north", 2))
+    record = traffic.run(NIGHT)[NIGHT]
+    folder = traffic.parcels.project.warehouse / record.outputs[PARSED]
+    name = record.details["files"][0]["file"]
+    assert accounted(folder.parent, {NIGHT: [name]})[NIGHT, name]["_records"] == 2
+    for part in folder.iterdir():
+        part.unlink()
+    with pytest.raises(AccountingError):
+        accounted(folder.parent, {NIGHT: [name]})

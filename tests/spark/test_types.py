@@ -167,10 +167,34 @@ IN_NEW_YORK = {
     "2013-03-10T02:00:00": None,  # the clocks skip this hour
     "2013-03-10T02:30:00": None,
     "2013-11-03T00:30:00": utc(2013, 11, 3, 4, 30),
-    "2013-11-03T01:30:00": utc(2013, 11, 3, 5, 30),  # of the two, the first
+    "2013-11-03T00:59:59": utc(2013, 11, 3, 4, 59, 59),
+    "2013-11-03T01:00:00": None,  # the clocks show this hour twice
+    "2013-11-03T01:30:00": None,
+    "2013-11-03T01:59:59": None,
+    "2013-11-02T01:30:00": utc(2013, 11, 2, 5, 30),
+    "9999-12-31T01:30:00": utc(9999, 12, 31, 6, 30),
     "2013-11-03T02:00:00": utc(2013, 11, 3, 7),
     "2013-07-01 12:00:00Z": None,
     "2013-07-01 12:00:00-04:00": None,
+}
+FIRST_IN_NEW_YORK = {
+    "2013-11-03T01:30:00": utc(2013, 11, 3, 5, 30),
+    "2013-11-03T02:00:00": utc(2013, 11, 3, 7),
+    "2013-03-10T02:30:00": None,
+}
+SECOND_IN_NEW_YORK = {
+    "2013-11-03T00:30:00": utc(2013, 11, 3, 4, 30),
+    "2013-11-03T01:30:00": utc(2013, 11, 3, 6, 30),
+    "2013-11-03T02:00:00": utc(2013, 11, 3, 7),
+    "2013-03-10T02:30:00": None,
+    "2013-07-01T12:00:00": utc(2013, 7, 1, 16),
+}
+# Half an hour, and in the south.
+LORD_HOWE = {
+    "2024-04-07T01:29:59": utc(2024, 4, 6, 14, 29, 59),
+    "2024-04-07T01:30:00": None,
+    "2024-04-07T02:00:00": utc(2024, 4, 6, 15, 30),
+    "2024-10-06T02:15:00": None,
 }
 IN_UTC = {"2013-03-10T02:30:00": utc(2013, 3, 10, 2, 30), "2013-03-10T02:30:00Z": None}
 INSTANT_BY_PATTERN = {
@@ -188,8 +212,27 @@ LOCAL_BY_PATTERN = {
 SMALL = {"32767": 32767, "-32768": -32768, "32768": None, "-32769": None}
 INT = {"2147483647": 2**31 - 1, "-2147483648": -(2**31), "2147483648": None, "-2147483649": None}
 BIG = {"9223372036854775807": 2**63 - 1, "9223372036854775808": None, "-9223372036854775809": None}
-FLOAT = {"3.4e38": pytest.approx(3.4e38), "3.5e38": None, "0.25": 0.25}
-DOUBLE = {"1.7e308": 1.7e308, "1.8e308": None, "0.1": 0.1}
+FLOAT = {
+    "3.4e38": pytest.approx(3.4e38),
+    "3.5e38": None,
+    "0.25": 0.25,
+    "16777216": 16777216.0,
+    "16777217": None,
+    "0.123456789": pytest.approx(0.123456789),
+    "0.1234567891": None,
+}
+DOUBLE = {
+    "1.7e308": 1.7e308,
+    "1.8e308": None,
+    "0.1": 0.1,
+    "0.10000000000000001": 0.1,
+    "0.000000000000000000000012345": 1.2345e-23,
+    "100000000000000000000": 1e20,
+    "9007199254740992": 9007199254740992.0,
+    "9007199254740993": None,
+    "0.123456789012345678": None,
+    "12345678901234567890.0": None,
+}
 NO_VALUE = dict.fromkeys(NEVER)
 
 CASES = {
@@ -205,6 +248,18 @@ CASES = {
     "timestamp, zone": (
         Castable("t", DataType("timestamp"), zone=NEW_YORK),
         IN_NEW_YORK | NO_VALUE,
+    ),
+    "timestamp, first of two": (
+        Castable("t", DataType("timestamp"), zone=NEW_YORK, repeated="first"),
+        FIRST_IN_NEW_YORK,
+    ),
+    "timestamp, second of two": (
+        Castable("t", DataType("timestamp"), zone=NEW_YORK, repeated="second"),
+        SECOND_IN_NEW_YORK,
+    ),
+    "timestamp, Lord Howe": (
+        Castable("t", DataType("timestamp"), zone="Australia/Lord_Howe"),
+        LORD_HOWE,
     ),
     "timestamp, UTC": (Castable("t", DataType("timestamp"), zone="UTC"), IN_UTC | NO_VALUE),
     "timestamp, pattern": (

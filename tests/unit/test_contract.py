@@ -454,3 +454,39 @@ def test_a_timestamp_that_would_be_read_wrongly_is_a_fault(
     with pytest.raises(SpecError) as caught:
         load_contract(path)
     assert named in str(caught.value)
+
+
+def column_of_weather(tmp_path: Path, **keys: object) -> Contract:
+    source = yaml.safe_load((ROOT / "schemas" / "weather.odcs.yaml").read_text())
+    (column,) = [c for c in source["schema"][0]["properties"] if c["name"] == "time_hour"]
+    column.pop("customProperties", None)
+    column.update(keys)
+    path = tmp_path / "weather.odcs.yaml"
+    path.write_text(yaml.safe_dump(source))
+    return load_contract(path)
+
+
+def test_the_hour_that_clocks_repeat_is_declared_or_refused(tmp_path: Path) -> None:
+    zone = {"defaultTimezone": "America/New_York"}
+    for declared in (None, "first", "second", "refuse"):
+        custom = [{"property": "repeatedHour", "value": declared}] if declared else []
+        made = column_of_weather(tmp_path, logicalTypeOptions=zone, customProperties=custom)
+        rule = next(r for r in made.row_rules if r.id == "weather.time_hour.type")
+        assert isinstance(rule.check, Castable)
+        assert rule.check.repeated == (declared or "refuse")
+        assert "show once" in rule.check.expected
+    for options, value, named in (
+        (zone, "earlier", "'earlier'"),
+        ({"timezone": True}, "first", "defaultTimezone"),
+    ):
+        custom = [{"property": "repeatedHour", "value": value}]
+        with pytest.raises(SpecError, match=named):
+            column_of_weather(tmp_path, logicalTypeOptions=options, customProperties=custom)
+
+
+def test_a_column_may_have_another_name_where_it_is_delivered(tmp_path: Path) -> None:
+    made = column_of_weather(tmp_path, physicalName="Time (Hour)")
+    assert made.delivered_names[made.names.index("time_hour")] == "Time (Hour)"
+    assert set(made.names) - {"time_hour"} < set(made.delivered_names)
+    with pytest.raises(SpecError, match="delivered as 'origin'"):
+        column_of_weather(tmp_path, physicalName="origin")

@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -20,18 +21,24 @@ from nightjar.core.errors import (
     HeaderMismatch,
     MissingInput,
     NightjarError,
+    OversizedInput,
     UnreadableInput,
+    UnsettledInput,
 )
-from nightjar.engine import delimited
-from nightjar.engine.delimited import FileFacts, Records, Unparsable
+from nightjar.core.pipeline import Source
+from nightjar.engine import delimited, textfile
+from nightjar.engine.delivered import FileFacts, Records, Unparsable
 
 Rows = dict[int, tuple[str, ...] | Unparsable]
 
 
-def read(path: Path, names: Sequence[str] = "ab", delimiter: str = ",") -> tuple[Rows, FileFacts]:
+def read(
+    path: Path, names: Sequence[str] = "ab", delimiter: str = ",", **options: Any
+) -> tuple[Rows, FileFacts]:
     """Every record by its number; a number that comes twice fails."""
     rows: Rows = {}
-    *items, facts = delimited.read_records(path, names, delimiter)
+    source = Source(contract="t", format="csv", path=path.name, delimiter=delimiter, **options)
+    *items, facts = delimited.read_records(path, tuple(names), source)
     for item in items:
         found: Rows = {}
         if isinstance(item, Records):
@@ -83,7 +90,6 @@ def write(tmp_path: Path) -> Write:
         ("a,b\n5\" pipe,it's\n", [('5" pipe', "it's")]),
         ("a,b\n 1 ,NA\n", [(" 1 ", "NA")]),
         ("a,b\nnull,007\n", [("null", "007")]),
-        ("a,b\nx\0y,2\n", [("x\0y", "2")]),
         ("a,b\né,\U0001f42c\n", [("é", "\U0001f42c")]),
         ("\ufeffa,b\n1,2\n", [("1", "2")]),
         ('\ufeff"a",b\n1,2\n', [("1", "2")]),
@@ -119,7 +125,7 @@ def test_compressed_files(write: Write, ending: str, pack: Callable[[bytes], byt
     path = write(pack(b'a,b\n1,2\n3,"4\n'), f"in.csv{ending}")
     rows, _ = read(path)
     assert rows[1] == ("1", "2")
-    assert rows[2] == Unparsable(2, "3,4\n", "a quote is not closed")
+    assert rows[2] == Unparsable(2, '3,"4\n', "a quote is not closed")
 
 
 # -- broken records ----------------------------------------------------------------------------
@@ -140,10 +146,10 @@ def test_ragged_records_keep_their_number_and_text(write: Write) -> None:
     ("text", "kept"),
     [
         ('a,b\n1,2\n"3,4\n5,6\n', '"3,4\n5,6\n'),
-        ('a,b\n1,2\n3,"4\n5,6\n', "3,4\n5,6\n"),
-        ('a,b\n1,2\n3,"4', "3,4"),
-        ('a,b\n1,2\n3,"', "3,"),
-        ('a,b\r\n1,2\r\n3,"4\r\n', "3,4\r\n"),
+        ('a,b\n1,2\n3,"4\n5,6\n', '3,"4\n5,6\n'),
+        ('a,b\n1,2\n3,"4', '3,"4'),
+        ('a,b\n1,2\n3,"', '3,"'),
+        ('a,b\r\n1,2\r\n3,"4\r\n', '3,"4\r\n'),
     ],
 )
 def test_a_quote_that_is_not_closed(write: Write, text: str, kept: str) -> None:
@@ -168,6 +174,122 @@ def test_a_character_cut_by_the_end_of_the_file(write: Write) -> None:
     assert rows[2] == Unparsable(2, r"3,\xc3", "column 'b' is not UTF-8")
 
 
+def test_a_nul_is_no_text(write: Write) -> None:
+    rows, _ = read(write("a,b\n1,2\nx\0y,2\n\0\0\n3,4\n"))
+    assert rows[2] == Unparsable(2, "x\0y,2", "column 'a' holds a NUL")
+    assert rows[3].text == "\0\0"  # type: ignore[union-attr]
+    assert (rows[1], rows[4]) == (("1", "2"), ("3", "4"))
+
+
+@pytest.mark.parametrize("block", [24, 33, 4096])
+def test_text_after_a_closing_quote(
+    write: Write, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", block)
+    rows, _ = read(write('a,b\n"1"x,2\n"a,"b,2\n5" pipe,"2"\n1,"say \\"hi\\""\n"x""y",""\n'))
+    assert {n: row.text for n, row in rows.items() if isinstance(row, Unparsable)} == {
+        1: '"1"x,2',
+        2: '"a,"b,2',
+        4: '1,"say \\"hi\\""',
+    }
+    assert "goes on after its closing quote" in rows[1].reason  # type: ignore[union-attr]
+    assert (rows[3], rows[5]) == (('5" pipe', "2"), ('x"y', ""))
+
+
+def test_a_header_in_the_middle(write: Write) -> None:
+    rows, _ = read(write("a,b\n1,2\na,b\n\ufeffa,b\nb,x\n"))
+    again = "the header stands here once more"
+    assert rows[2] == Unparsable(2, "a,b", again)
+    assert rows[3] == Unparsable(3, "\ufeffa,b", again)
+    assert rows[4] == ("b", "x")
+
+
+def test_a_header_in_the_middle_in_another_order(write: Write) -> None:
+    with pytest.raises(HeaderMismatch, match="record 2 is another header"):
+        read(write("a,b\n1,2\nb,a\n3,4\n"))
+
+
+# -- encodings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "declared", "said"),
+    [
+        ("a,b\né,€\n".encode(), None, "utf-8"),
+        ("\ufeffa,b\né,€\n".encode(), "utf-8", "utf-8"),
+        ("a,b\né,€\n".encode("utf-16"), None, "utf-16-le"),
+        ("a,b\né,€\n".encode("utf-16"), "utf-16", "utf-16-le"),
+        ("\ufeffa,b\né,€\n".encode("utf-16-be"), None, "utf-16-be"),
+        ("a,b\né,€\n".encode("utf-16-be"), "utf-16-be", "utf-16-be"),
+        ("a,b\né,€\n".encode("cp1252"), "windows-1252", "windows-1252"),
+        ("a,b\né,€\n".encode("cp1252"), "detect", "windows-1252"),
+        ("a,b\né,€\n".encode(), "detect", "utf-8"),
+        ("a,b\né,€\n".encode("utf-16"), "detect", "utf-16-le"),
+    ],
+)
+def test_encodings(write: Write, content: bytes, declared: str | None, said: str) -> None:
+    rows, facts = read(write(content), encoding=declared)
+    assert (rows, facts.encoding) == ({1: ("é", "€")}, said)
+
+
+def test_latin_1_declared_or_detected(write: Write) -> None:
+    path = write("a,b\né,ü\n".encode("latin-1"))
+    for declared in ("latin-1", "detect"):
+        rows, facts = read(path, encoding=declared)
+        assert (rows, facts.encoding) == ({1: ("é", "ü")}, "latin-1")
+    assert isinstance(read(path)[0][1], Unparsable)
+
+
+@pytest.mark.parametrize(
+    ("content", "declared"),
+    [
+        ("\ufeffa,b\n1,2\n".encode(), "latin-1"),
+        ("a,b\n1,2\n".encode("utf-16"), "utf-8"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "utf-16"),
+        ("\ufeffa,b\n1,2\n".encode(), "utf-16"),
+    ],
+)
+def test_a_byte_order_mark_that_contradicts(write: Write, content: bytes, declared: str) -> None:
+    with pytest.raises(UnreadableInput, match="byte order mark"):
+        read(write(content), encoding=declared)
+
+
+def test_halves_of_utf_16(write: Write) -> None:
+    content = "a,b\n1,2\n3,".encode("utf-16") + b"\x00\xd8" + "\n5,6\n".encode("utf-16-le") + b"7"
+    rows, _ = read(write(content))
+    assert rows[1] == ("1", "2")
+    assert rows[2] == Unparsable(2, r"3,\x00\xd8", "column 'b' is not UTF-16-LE")
+    assert rows[3] == ("5", "6")
+    assert rows[4] == Unparsable(4, r"\x37", "found 1 fields, expected 2")
+
+
+# -- bounds --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_what_unpacks_without_end_is_refused(
+    write: Write, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+) -> None:
+    ending = ".gz" if pack is gzip.compress else ".bz2"
+    path = write(pack(b"a,b\n" + b"1,2\n" * 1_000_000), f"in.csv{ending}")
+    with pytest.raises(OversizedInput, match=r"unpacked: 3,000,000 B"):
+        read(path, limits={"unpacked": 3_000_000})
+    monkeypatch.setattr(textfile, "HARMLESS", 1 << 20)
+    with pytest.raises(OversizedInput, match="ratio: 50"):
+        read(path, limits={"ratio": 50})
+
+
+def test_a_file_that_grows_while_it_is_read(write: Write) -> None:
+    path = write("a,b\n1,2\n")
+    source = Source(contract="t", format="csv", path="x")
+    items = delimited.read_records(path, "ab", source)
+    next(items)
+    with path.open("a") as more:
+        more.write("3,4\n")
+    with pytest.raises(UnsettledInput):
+        list(items)
+
+
 # -- long records and small blocks -------------------------------------------------------------
 
 
@@ -184,9 +306,9 @@ def test_a_record_longer_than_a_block(
 
 def test_a_record_longer_than_any_may_be(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(delimited, "LONGEST_RECORD", 256)
-    with pytest.raises(UnreadableInput):
-        read(write("a,b\n1,2\n" + "x" * 1000 + ",3\n"))
+    path = write("a,b\n1,2\n" + "x" * 4000 + ",3\n")
+    with pytest.raises(OversizedInput):
+        read(path, limits={"record": 1024})
 
 
 def test_crlf_in_quotes_where_two_blocks_meet(
@@ -199,7 +321,8 @@ def test_crlf_in_quotes_where_two_blocks_meet(
 
 
 def test_a_reader_that_is_left_early_closes_its_file(write: Write) -> None:
-    items = delimited.read_records(write("a,b\n1,2\n"), "ab")
+    source = Source(contract="t", format="csv", path="x")
+    items = delimited.read_records(write("a,b\n1,2\n"), "ab", source)
     next(items)
     items.close()  # type: ignore[attr-defined]
 
@@ -310,7 +433,13 @@ def test_empty_files(write: Write, content: str | bytes, name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        ("a,b\n1,2\n".encode("utf-16"), "in.csv"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "in.csv"),
+        ("a,b\n1,2\n".encode("utf-32"), "in.csv"),
+        (b"PK\3\4" + b"\0" * 50, "in.csv"),
+        (gzip.compress(b"a,b\n1,2\n"), "in.csv"),
+        (bz2.compress(b"a,b\n1,2\n"), "in.csv.gz"),
+        (bz2.compress(b"a,b\n" + b"1,2\n" * 99)[:-9], "in.csv.bz2"),
+        (pa.compress(b"a,b\n" + b"1,2\n" * 99, codec="zstd", asbytes=True)[:-9], "in.csv.zst"),
         (b"a\0,b\n1,2\n", "in.csv"),
         (b"a,b\xe9\n1,2\n", "in.csv"),
         (b"a" * 200_000 + b",b\n1,2\n", "in.csv"),

@@ -109,6 +109,42 @@ def test_a_path_with_ds_is_one_file_a_night() -> None:
     assert nightly.file(date(2013, 12, 1)) == "landing/2013-12-01/trips-2013-12-01.csv.gz"
 
 
+def test_a_star_stands_in_the_last_part_alone() -> None:
+    assert source(path="landing/{ds}/*.csv").many
+    assert not source().many
+    for path in ("landing/*/a.csv", "*/a.csv"):
+        assert wrong(Source, {**source().model_dump(), "path": path}) == ("path",)
+
+
+def test_limits_are_sizes() -> None:
+    limits = source(limits={"record": "1 MiB", "unpacked": "2 GiB", "ratio": 10}).limits
+    assert (limits.record, limits.unpacked, limits.ratio) == (1 << 20, 2 << 30, 10)
+    for key, value in {"record": "1 MB", "unpacked": "-1 B", "ratio": 0}.items():
+        bad = {**source().model_dump(), "limits": {key: value}}
+        assert wrong(Source, bad) == ("limits", key)
+    assert wrong(Source, {**source().model_dump(), "limits": {"record": "4 GiB"}})
+
+
+@pytest.mark.parametrize(
+    ("format_", "option"),
+    [
+        ("jsonl", {"delimiter": ";"}),
+        ("jsonl", {"quote": "'"}),
+        ("parquet", {"encoding": "utf-8"}),
+        ("csv", {"delimiter": "'", "quote": "'"}),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(format_: str, option: dict[str, str]) -> None:
+    base = {"contract": "trips", "format": format_, "path": "a"}
+    assert wrong(Source, {**base, **option}) == ()
+
+
+def test_quotes() -> None:
+    assert [source(quote=q).quote for q in ("'", '"', "")] == ["'", '"', ""]
+    for bad in ("''", "x", "é", "\n"):
+        assert wrong(Source, {**source().model_dump(), "quote": bad}) == ("quote",)
+
+
 def test_delimiters() -> None:
     assert [source(delimiter=d).delimiter for d in (",", ";", "\t", "|")] == [",", ";", "\t", "|"]
     for bad in ("", ",,", '"', "\n", "\r", "\0", "é"):

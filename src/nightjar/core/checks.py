@@ -71,19 +71,24 @@ class Castable:
     """The delivered text is a value of the column's type, completely and without rounding.
 
     `pattern` is a java.time pattern for dates and timestamps; None is ISO 8601. `zone` is the zone
-    of timestamps that carry no offset; None demands one.
+    of timestamps that carry no offset; None demands one. `repeated` says which of its two instants
+    a local time means that the clocks of that zone repeat: "first", "second", or "refuse".
     """
 
     column: str
     type: DataType
     pattern: str | None = None
     zone: str | None = None
+    repeated: str = "refuse"
 
     kind = "type"
 
     @property
     def expected(self) -> str:
-        return f"a value of type {self.type}" + (f" written {self.pattern}" if self.pattern else "")
+        written = f" written {self.pattern}" if self.pattern else ""
+        local = self.zone not in (None, "UTC")
+        once = f" that the clocks of {self.zone} show once" if local else ""
+        return f"a value of type {self.type}{written}{once}"
 
 
 @dataclass(frozen=True)

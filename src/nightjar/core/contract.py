@@ -86,7 +86,15 @@ _READ = {
     | {"name", "physicalType", "logicalType", "physicalName", "properties", "quality"}
     | {"dataGranularityDescription"},
     SchemaProperty: _DESCRIBING
-    | {"name", "physicalType", "logicalType", "logicalTypeOptions", "required", "unique"}
+    | {
+        "name",
+        "physicalName",
+        "physicalType",
+        "logicalType",
+        "logicalTypeOptions",
+        "required",
+        "unique",
+    }
     | {"primaryKey", "primaryKeyPosition", "classification", "criticalDataElement"}
     | {"customProperties", "examples", "quality"},
     DataQuality: _DESCRIBING
@@ -122,7 +130,10 @@ _VALUES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a dataset. `after_event` marks what is known only once the event is over."""
+    """One column of a dataset. `after_event` marks what is known only once the event is over.
+
+    `delivered` is its name in delivered files, where that is another.
+    """
 
     name: str
     type: DataType
@@ -130,6 +141,7 @@ class Column:
     description: str = ""
     pii: bool = False
     after_event: bool = False
+    delivered: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,11 @@ class Contract:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
+
+    @property
+    def delivered_names(self) -> tuple[str, ...]:
+        """The columns' names in delivered files (`physicalName`), in the contract's order."""
+        return tuple(column.delivered or column.name for column in self.columns)
 
     @property
     def after_event(self) -> frozenset[str]:
@@ -326,6 +343,11 @@ class _Compiler:
                 )
             if name in {c.name for c in columns}:
                 self.fault((*at, "name"), f"column '{name}' stands twice")
+            elif (delivered := prop.physicalName or name) in {
+                c.delivered or c.name for c in columns
+            }:
+                problem = f"two columns are delivered as '{delivered}'"
+                self.fault((*at, "physicalName"), problem)
             kind = self._type(at, prop)
             required = bool(prop.required or prop.primaryKey)
             columns.append(
@@ -336,6 +358,7 @@ class _Compiler:
                     (prop.description or "").strip(),
                     pii="pii" in (prop.tags or []) or (prop.classification or "").lower() == "pii",
                     after_event=self._after_event(at, prop),
+                    delivered=prop.physicalName or "",
                 )
             )
             self._options(at, prop, kind, required)
@@ -387,17 +410,35 @@ class _Compiler:
         result = False
         for i, custom in enumerate(prop.customProperties or []):
             here = (*at, "customProperties", i)
-            if custom.property != "knownAfterEvent":
+            if custom.property not in ("knownAfterEvent", "repeatedHour"):
                 self.fault(
                     here,
                     f"custom property '{custom.property}' means nothing here",
-                    near(custom.property or "", ["knownAfterEvent"]),
+                    near(custom.property or "", ["knownAfterEvent", "repeatedHour"]),
                 )
-            elif not isinstance(custom.value, bool):
-                self.fault(here, f"knownAfterEvent is {custom.value!r}; expected true or false")
-            else:
-                result = custom.value
+            elif custom.property == "knownAfterEvent":
+                if not isinstance(custom.value, bool):
+                    problem = f"knownAfterEvent is {custom.value!r}; expected true or false"
+                    self.fault(here, problem)
+                else:
+                    result = custom.value
         return result
+
+    def _repeated_hour(self, at: Location, prop: SchemaProperty, zone: str | None) -> str:
+        """Which of the two a local time means in the hour that the clocks repeat in autumn."""
+        for i, custom in enumerate(prop.customProperties or []):
+            if custom.property != "repeatedHour":
+                continue
+            here = (*at, "customProperties", i)
+            if zone is None:
+                problem = f"column '{prop.name}': repeatedHour needs a timestamp's defaultTimezone"
+                self.fault(here, problem)
+            elif custom.value not in ("first", "second", "refuse"):
+                problem = f"repeatedHour is {custom.value!r}; expected first, second or refuse"
+                self.fault(here, problem)
+            else:
+                return str(custom.value)
+        return "refuse"
 
     def _options(self, at: Location, prop: SchemaProperty, kind: DataType, required: bool) -> None:
         name, logical = prop.name or "", prop.logicalType or ""
@@ -431,8 +472,9 @@ class _Compiler:
         if pattern is not None:
             self._format((*at, "logicalTypeOptions", "format"), name, pattern, kind, zone is None)
         checks: list[RowCheck] = []
+        repeated = self._repeated_hour(at, prop, zone)
         if kind.name != "string":
-            checks.append(Castable(name, kind, pattern, zone))
+            checks.append(Castable(name, kind, pattern, zone, repeated))
         if required:
             checks.append(NotNull(name))
         checks += self._range(at, prop, options, kind)

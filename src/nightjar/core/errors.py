@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -122,6 +122,34 @@ class UnreadableInput(NightjarError):
     exit_status = 3
 
 
+class OversizedInput(NightjarError):
+    """A source file, unpacked, or one record of it is larger than the source allows."""
+
+    code = "INPUT_TOO_LARGE"
+    exit_status = 3
+
+
+class ForeignInput(NightjarError):
+    """A source file's name leads, through a link, out of the landing folder."""
+
+    code = "INPUT_OUTSIDE"
+    exit_status = 3
+
+
+class UnsettledInput(NightjarError):
+    """A source file is still being written."""
+
+    code = "INPUT_UNSETTLED"
+    exit_status = 3
+
+
+class RepeatedInput(NightjarError):
+    """The same bytes were delivered twice, under two names."""
+
+    code = "INPUT_REPEATED"
+    exit_status = 3
+
+
 class AccountingError(NightjarError):
     """Rows read are not the sum of the rows kept, quarantined and deduplicated."""
 
@@ -176,6 +204,32 @@ class Conflict(NightjarError):
 
     code = "CONFLICT"
     exit_status = 5
+
+
+INPUT_ERRORS: dict[str, type[NightjarError]] = {
+    kind.code: kind
+    for kind in (
+        MissingInput,
+        EmptyInput,
+        HeaderMismatch,
+        UnreadableInput,
+        OversizedInput,
+        ForeignInput,
+        UnsettledInput,
+        RepeatedInput,
+    )
+}
+
+
+def combined(errors: Sequence[NightjarError], of: int) -> NightjarError:
+    """One error that says what is wrong with some of `of` files; of their kind, if it is one."""
+    if len(errors) == 1:
+        return errors[0]
+    shown = "\n".join(f"- {e.message}" for e in errors[:10])
+    more = f"\n- and {len(errors) - 10} more" if len(errors) > 10 else ""
+    kinds = {type(e) for e in errors}
+    kind = kinds.pop() if len(kinds) == 1 else UnreadableInput
+    return kind(f"{len(errors)} of {of} files cannot be taken:\n{shown}{more}")
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -33,12 +33,31 @@ def parse_duration(value: Any) -> Any:
     return timedelta(**{match[2] + "s": int(match[1])})
 
 
+_UNITS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+
+
+def parse_size(value: Any) -> Any:
+    """'64 MiB', '2 GiB' as a number of bytes.
+
+    >>> parse_size("64 MiB")
+    67108864
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"(\d{1,6}) (B|KiB|MiB|GiB|TiB)", str(value))
+    if not match:
+        raise ValueError(f"{value!r} is no size; write it like '64 MiB' or '2 GiB'")
+    return int(match[1]) << _UNITS[match[2]]
+
+
 def _inside(path: str) -> str:
     parts = path.split("/")
     if path.startswith("/") or ".." in parts or "" in parts or "\\" in path or ":" in path:
         raise ValueError(f"{path!r} must be a relative path that stays inside the warehouse")
     if re.search(r"[{}]", path.replace("{ds}", "")):
         raise ValueError(f"{path!r}: the one placeholder is {{ds}}")
+    if "*" in "/".join(parts[:-1]):
+        raise ValueError(f"{path!r}: '*' stands for many files, in the last part of a path alone")
     return path
 
 
@@ -54,6 +73,12 @@ def _delimiter(text: str) -> str:
     return text
 
 
+def _quote(text: str) -> str:
+    if text and (len(text) > 1 or not text.isascii() or not text.isprintable() or text.isalnum()):
+        raise ValueError(f"{text!r} cannot quote: use one ASCII mark, or '' where nothing quotes")
+    return text
+
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
 
@@ -63,20 +88,59 @@ class Closed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
+Encoding = Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "windows-1252", "detect"]
+
+
+class Limits(Closed):
+    """The most that one delivered file may ask for; more is refused, never cut off.
+
+    `record` is the longest record in bytes; `unpacked` the size of a file once it is decompressed,
+    and `ratio` how many times its size on disk that may be (asked beyond 128 MiB).
+    """
+
+    record: Annotated[int, BeforeValidator(parse_size), Field(ge=1 << 10, le=1 << 30)] = 64 << 20
+    unpacked: Annotated[int, BeforeValidator(parse_size), Field(ge=1)] = 256 << 30
+    ratio: int = Field(default=200, ge=1)
+
+
 class Source(Closed):
-    """One delivered dataset. A path with {ds} is one file a night; without, a snapshot."""
+    """One delivered dataset. A path with {ds} is delivered each night; without, it is a snapshot.
+
+    A path whose last part holds '*' is many files: all whose names match. `encoding` None is
+    UTF-8, or UTF-16 where a byte order mark says so. `settled` is how long a file must have lain
+    unchanged; `repeats`, whether the same bytes may come twice.
+    """
 
     contract: Name
-    format: Literal["csv"]
+    format: Literal["csv", "jsonl", "parquet"]
     path: Annotated[str, AfterValidator(_inside)]
     null_values: tuple[str, ...] = ("",)
     delimiter: Annotated[
         str, StringConstraints(min_length=1, max_length=1), AfterValidator(_delimiter)
     ] = ","
+    quote: Annotated[str, AfterValidator(_quote)] = '"'
+    encoding: Encoding | None = None
+    settled: Duration = timedelta(0)
+    repeats: Literal["refuse", "allow"] = "refuse"
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        only = {"delimiter": ("csv",), "quote": ("csv",), "encoding": ("csv", "jsonl")}
+        for option, formats in only.items():
+            if option in self.model_fields_set and self.format not in formats:
+                raise ValueError(f"'{option}' means nothing for {self.format}")
+        if self.quote == self.delimiter:
+            raise ValueError(f"{self.quote!r} cannot both quote and part fields")
+        return self
 
     @property
     def nightly(self) -> bool:
         return "{ds}" in self.path
+
+    @property
+    def many(self) -> bool:
+        return "*" in self.path
 
     def file(self, ds: date) -> str:
         return self.path.replace("{ds}", ds.isoformat())

@@ -64,7 +64,7 @@ def cast(text: Column, check: Castable) -> Column:
         return F.when(text.rlike(_INTEGER), text.try_cast(_PLAIN[name]))
     if name in ("float", "double"):
         value = F.when(text.rlike(_NUMBER), text.try_cast(_PLAIN[name]))
-        return F.when(F.abs(value) < float("inf"), value)
+        return F.when((F.abs(value) < float("inf")) & _precise(text, value, name), value)
     if name == "decimal":
         exact = text.rlike(_NUMBER) & (_fraction_digits(text) <= check.type.scale)
         return F.when(exact, text.try_cast(spark_type(check.type)))
@@ -86,14 +86,37 @@ def _timestamp(text: Column, check: Castable) -> Column:
     if check.zone in (None, "UTC"):
         return _in_calendar(value)
     # The session is pinned to UTC: a time without offset was read as UTC. An hour that the clocks
-    # skip does not come back; of an hour that they repeat, the first is meant.
-    instant = F.to_utc_timestamp(value, check.zone)
-    return _in_calendar(F.when(F.from_utc_timestamp(instant, check.zone) == value, instant))
+    # skip does not come back. Of an hour that they repeat, the first instant is found; the second
+    # is the one by the offset of a day later, if it shows the same time on the clock.
+    first = F.to_utc_timestamp(value, check.zone)
+    first = F.when(F.from_utc_timestamp(first, check.zone) == value, first)
+    day = F.expr("interval 1 day")
+    second = F.to_utc_timestamp(value + day, check.zone) - day
+    repeats = (second > first) & (F.from_utc_timestamp(second, check.zone) == value)
+    if check.repeated == "first":
+        return _in_calendar(first)
+    if check.repeated == "second":
+        return _in_calendar(F.when(repeats, second).otherwise(first))
+    return _in_calendar(F.when(~F.coalesce(repeats, F.lit(False)), first))
 
 
 def _in_calendar(value: Column) -> Column:
     """Dates and times of the years 1 to 9999; null for the others, which Python cannot hold."""
     return F.when(F.year(value).between(1, 9999), value)
+
+
+def _precise(text: Column, number: Column, name: str) -> Column:
+    """Whether a float or double tells a decimal text from the texts beside it.
+
+    A double keeps any 15 digits, and no number needs more than 17 to be named (a float: 6 and 9).
+    A whole number whose every digit cannot be kept must be the very one.
+    """
+    always, ever = (6, 9) if name == "float" else (15, 17)
+    digits = F.regexp_replace(F.regexp_replace(text, "[eE].*", ""), r"^[+-]?0*\.?0*|\.", "")
+    significant = F.char_length(F.regexp_replace(digits, r"0*\z", ""))
+    whole = F.when(text.rlike(_INTEGER), text.try_cast("decimal(38,0)"))
+    same = F.coalesce(whole == number.cast("double").try_cast("decimal(38,0)"), F.lit(True))
+    return F.when(F.char_length(text) <= always, True).otherwise((significant <= ever) & same)
 
 
 def _fraction_digits(number: Column) -> Column:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,12 +20,19 @@ from pyspark.sql.types import (
 )
 
 from nightjar.core.contract import Contract
-from nightjar.core.errors import AccountingError, UnreadableInput
+from nightjar.core.errors import (
+    INPUT_ERRORS,
+    AccountingError,
+    NightjarError,
+    RepeatedInput,
+    UnsettledInput,
+    combined,
+)
 from nightjar.core.pipeline import Source
 from nightjar.core.records import Record
-from nightjar.engine import delimited
-from nightjar.engine.delivery import look_at_files
-from nightjar.engine.lake import count_by_night, parquet_files
+from nightjar.engine.delivered import FileFacts, Records, Unparsable
+from nightjar.engine.delivery import READERS, admitted, find_files, look_at_files
+from nightjar.engine.lake import parquet_files
 from nightjar.engine.work import Work, blank_record
 
 PARSED, UNPARSABLE, FILE = "parsed", "unparsable", "file"
@@ -42,6 +51,9 @@ _FACTS = [
 ]
 _KIND = StructField("kind", StringType())
 
+# The row of kind FILE, as a mapping of its columns.
+Facts = Mapping[str, Any]
+
 
 def bronze_schema(contract: Contract) -> StructType:
     """Text columns of the contract, then lineage; unparsable records have their text instead."""
@@ -53,63 +65,98 @@ def run(work: Work, source: str) -> dict[date, Record]:
     """Read one source's files for the nights of the run.
 
     Raises:
-        MissingInput, EmptyInput, HeaderMismatch, UnreadableInput: a file cannot be taken; then
-            none of the run's files is.
+        MissingInput, EmptyInput, HeaderMismatch, UnreadableInput, OversizedInput, ForeignInput,
+        UnsettledInput, RepeatedInput: a file cannot be taken; then none of the run's files is.
     """
     spec = work.plan.spec.sources[source]
     contract = work.plan.contract_of(source)
-    files = {ds: work.project.warehouse / spec.file(ds) for ds in work.nights_of(source)}
-    look_at_files(files, contract, spec.delimiter)
+    warehouse = work.project.warehouse
+    files = find_files(warehouse, spec, work.nights_of(source))
+    look_at_files(warehouse, files, contract, spec)
+    stamps = {name: _stamp(warehouse / name) for names in files.values() for name in names}
     inputs: dict[date, object] = {
-        ds: [source, spec, contract.digest, path.name, *_stamp(path)] for ds, path in files.items()
+        ds: [source, spec, contract.digest, *([Path(n).name, *stamps[n]] for n in names)]
+        for ds, names in files.items()
     }
 
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
         folder = work.folder("bronze", f"{work.plan.spec.name}.{source}", attempt)
         chosen = {ds: files[ds] for ds in pending}
-        sizes = {ds: _stamp(path)[0] for ds, path in chosen.items()}
-        frame = read_files(work.spark, chosen, work.project.warehouse, contract, spec)
+        frame = read_files(work.spark, chosen, warehouse, contract, spec)
         frame.write.mode("error").partitionBy("kind").parquet(str(folder))
-        return _records(work, folder, sizes)
+        facts = accounted(folder, chosen)
+        _refuse_unsettled(warehouse, facts, stamps)
+        if spec.repeats == "refuse":
+            _refuse_repeats(facts, _taken_before(work, source, set(pending)))
+        return _records(work, folder, facts)
 
     return work.once(f"ingest.{source}", inputs, do)
 
 
 def read_files(
     spark: SparkSession,
-    files: dict[date, Path],
+    files: Mapping[date, Sequence[str]],
     warehouse: Path,
     contract: Contract,
     source: Source,
 ) -> DataFrame:
-    """The records of `files`, read on the executors, with their `kind` to partition by."""
-    names, delimiter = contract.names, source.delimiter
+    """The records of `files`, read on the executors, with their `kind` to partition by.
+
+    A file that cannot be taken gives, as its last row, one of kind FILE with the error's code as
+    `_reason` and its message as `_text`; every other gives one with its facts.
+    """
     schema = StructType([*bronze_schema(contract).fields, _KIND])
     root = str(warehouse)
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for row in batch.to_pylist():
-                yield from file_batches(Path(root), row["path"], row["ds"], names, delimiter)
+            yield from gathered(
+                made
+                for row in batch.to_pylist()
+                for made in file_batches(Path(root), row["path"], row["ds"], contract, source)
+            )
 
-    listed = [(ds, path.relative_to(warehouse).as_posix()) for ds, path in files.items()]
+    listed = [(ds, name) for ds, names in files.items() for name in names]
     slots = max(1, min(len(listed), 2 * spark.sparkContext.defaultParallelism))
     paths = spark.createDataFrame(listed, "ds date, path string").repartition(slots)
     return paths.mapInArrow(read, schema)
 
 
 def file_batches(
-    root: Path, name: str, ds: date, columns: Sequence[str], delimiter: str
+    root: Path, name: str, ds: date, contract: Contract, source: Source
 ) -> Iterator[pa.RecordBatch]:
-    """One file as Arrow batches of the bronze schema; the last one holds the file's facts."""
-    for item in delimited.read_records(root / name, columns, delimiter):
-        match item:
-            case delimited.Records(numbers, values):
-                yield _batch(columns, len(numbers), PARSED, ds, name, numbers, values)
-            case delimited.Unparsable(number, text, reason):
-                yield _batch(columns, 1, UNPARSABLE, ds, name, [number], None, text, reason)
-            case delimited.FileFacts() as facts:
-                yield _batch(columns, 1, FILE, ds, name, [0], None, facts=facts)
+    """One file as Arrow batches of the bronze schema; the last row holds the file's facts."""
+    columns = contract.names
+    try:
+        path = admitted(root, name, source)
+        for item in READERS[source.format].read(path, contract, source):
+            match item:
+                case Records(numbers, values):
+                    yield _batch(columns, len(numbers), PARSED, ds, name, numbers, values)
+                case Unparsable(number, text, reason):
+                    yield _batch(columns, 1, UNPARSABLE, ds, name, [number], None, text, reason)
+                case FileFacts() as facts:
+                    said = facts.encoding
+                    yield _batch(columns, 1, FILE, ds, name, [0], None, said, facts=facts)
+    except NightjarError as error:
+        yield _batch(columns, 1, FILE, ds, name, [0], None, error.message, error.code)
+
+
+def gathered(batches: Iterable[pa.RecordBatch], rows: int = 10_000) -> Iterator[pa.RecordBatch]:
+    """The same rows in fewer batches: tiny files give tiny batches, and each has its cost."""
+    held: list[pa.RecordBatch] = []
+    count = size = 0
+    for batch in batches:
+        held.append(batch)
+        count, size = count + batch.num_rows, size + batch.nbytes
+        if count >= rows or size >= 1 << 20:
+            yield from _joined(held)
+            held, count, size = [], 0, 0
+    yield from _joined(held)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    return [pa.concat_batches(batches)] if len(batches) > 1 else batches
 
 
 def _batch(
@@ -122,7 +169,7 @@ def _batch(
     values: Sequence[pa.StringArray] | None,
     text: str | None = None,
     reason: str | None = None,
-    facts: delimited.FileFacts | None = None,
+    facts: FileFacts | None = None,
 ) -> pa.RecordBatch:
     empty = pa.nulls(rows, pa.string())
 
@@ -151,44 +198,132 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _records(work: Work, folder: Path, sizes: dict[date, int]) -> dict[date, Record]:
-    """A record for each night, once what was written is what was read."""
+def accounted(folder: Path, files: Mapping[date, Sequence[str]]) -> dict[tuple[date, str], Facts]:
+    """What was read from each of `files`, by night and name, once it is what was written.
+
+    Raises:
+        the error that a file gave, or one that says all of them.
+        AccountingError: the rows that stand in `folder` are not those that were read.
+    """
     facts = {
-        row["_ds"]: row
+        (row["_ds"], row["_file"]): row
         for file in parquet_files(folder / f"kind={FILE}")
         for row in pq.ParquetFile(file).read().to_pylist()
     }
-    parsed = count_by_night(work.spark, folder / f"kind={PARSED}", sizes)
-    unparsable = count_by_night(work.spark, folder / f"kind={UNPARSABLE}", sizes)
+    wanted = [(ds, name) for ds, names in files.items() for name in names]
+    faults = [
+        INPUT_ERRORS[row["_reason"]](row["_text"], path=row["_file"])
+        for key in wanted
+        if (row := facts.get(key)) and row["_reason"]
+    ]
+    if faults:
+        raise combined(faults, len(wanted))
+    parsed = _count_by_file(folder / f"kind={PARSED}")
+    unparsable = _count_by_file(folder / f"kind={UNPARSABLE}")
+    for key in {*wanted, *facts, *parsed, *unparsable}:
+        row = facts.get(key, {"_records": None, "_unparsable": None})
+        good, bad = parsed.get(key, 0), unparsable.get(key, 0)
+        if good + bad != row["_records"] or bad != row["_unparsable"] or key not in wanted:
+            raise AccountingError(
+                f"{key[1]}: {row['_records']} records were read, {row['_unparsable']} of "
+                f"them unparsable, but {good} and {bad} were written. Nothing was kept; report "
+                "this as a defect."
+            )
+    return {key: facts[key] for key in wanted}
+
+
+def _count_by_file(folder: Path) -> Counter[tuple[date, str]]:
+    counts: Counter[tuple[date, str]] = Counter()
+    for file in parquet_files(folder):
+        names = pq.ParquetFile(file, read_dictionary=["_file"])
+        for i in range(names.num_row_groups):
+            table = names.read_row_group(i, columns=["_ds", "_file"])
+            grouped = table.group_by(["_ds", "_file"]).aggregate([([], "count_all")])
+            for row in grouped.to_pylist():
+                counts[row["_ds"], row["_file"]] += row["count_all"]
+    return counts
+
+
+def _refuse_unsettled(
+    warehouse: Path,
+    facts: Mapping[tuple[date, str], Facts],
+    stamps: Mapping[str, tuple[int, int]],
+) -> None:
+    wrong: list[NightjarError] = []
+    for (_, name), row in facts.items():
+        path = warehouse / name
+        if row["_bytes"] != stamps[name][0] or not path.exists() or _stamp(path) != stamps[name]:
+            wrong.append(
+                UnsettledInput(
+                    f"{name} had {stamps[name][0]} bytes when the run began and {row['_bytes']} "
+                    "when it was read, or was written to since: it was still being written. Run "
+                    "again.",
+                    path=name,
+                )
+            )
+    if wrong:
+        raise combined(wrong, len(facts))
+
+
+def _taken_before(work: Work, source: str, besides: set[date]) -> dict[str, str]:
+    """By SHA-256, the files that other nights of the source were made of."""
+    if not work.plan.spec.sources[source].nightly:
+        return {}
+    step = f"ingest.{source}"
+    records = [work.book.get(ds, step) for ds in work.book.nights(step) if ds not in besides]
+    files = [file for record in records if record for file in record.details["files"]]
+    return {file["sha256"]: file["file"] for file in files if file["records"]}
+
+
+def _refuse_repeats(facts: Mapping[tuple[date, str], Facts], before: dict[str, str]) -> None:
+    """Files that hold records hold others than every other file of the source."""
+    seen = dict(before)
+    wrong: list[NightjarError] = []
+    for (_, name), row in facts.items():
+        other = seen.setdefault(row["_sha256"], name)
+        if other != name and row["_records"]:
+            wrong.append(
+                RepeatedInput(
+                    f"{name} holds the very bytes of {other}: it was delivered twice. Remove one, "
+                    "or, where that may be, say 'repeats: allow' for the source.",
+                    path=name,
+                )
+            )
+    if wrong:
+        raise combined(wrong, len(facts))
+
+
+def _records(
+    work: Work, folder: Path, facts: Mapping[tuple[date, str], Facts]
+) -> dict[date, Record]:
     outputs = {
         kind: work.project.relative(folder / f"kind={kind}")
         for kind in (PARSED, UNPARSABLE)
         if (folder / f"kind={kind}").is_dir()
     }
-    records = {}
-    for ds, size in sizes.items():
-        row = facts[ds]
-        if parsed[ds] + unparsable[ds] != row["_records"] or unparsable[ds] != row["_unparsable"]:
-            raise AccountingError(
-                f"{row['_file']}: {row['_records']} records were read, {row['_unparsable']} of "
-                f"them unparsable, but {parsed[ds]} and {unparsable[ds]} were written"
-            )
-        if row["_bytes"] != size:
-            raise UnreadableInput(
-                f"{row['_file']} had {size} bytes when the run began and {row['_bytes']} when it "
-                "was read: it was still being written. Run again.",
-                path=row["_file"],
-            )
-        file = {
-            "file": row["_file"],
-            "bytes": row["_bytes"],
-            "sha256": row["_sha256"],
-            "records": row["_records"],
-            "unparsable": row["_unparsable"],
-        }
-        records[ds] = blank_record(
+    nights: dict[date, list[Facts]] = {}
+    for (ds, _), row in facts.items():
+        nights.setdefault(ds, []).append(row)
+    return {
+        ds: blank_record(
             outputs=outputs,
-            counts={"read": row["_records"], "unparsable": row["_unparsable"]},
-            details={"files": [file]},
+            counts={
+                "read": sum(row["_records"] for row in rows),
+                "unparsable": sum(row["_unparsable"] for row in rows),
+            },
+            details={
+                "files": [
+                    {
+                        "file": row["_file"],
+                        "bytes": row["_bytes"],
+                        "sha256": row["_sha256"],
+                        "records": row["_records"],
+                        "unparsable": row["_unparsable"],
+                        "encoding": row["_text"],
+                    }
+                    for row in rows
+                ]
+            },
         )
-    return records
+        for ds, rows in nights.items()
+    }
