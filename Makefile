@@ -35,7 +35,8 @@ dist: setup ## dist/nightjar.zip: what spark-submit ships to the executors
 zip:
 	@cd src && $(CURDIR)/$(BIN)/python -c "import pathlib, sys, zipfile; \
 	    archive = zipfile.ZipFile(sys.argv[1], 'w'); \
-	    [archive.write(p) for p in sorted(pathlib.Path('nightjar').rglob('*.py'))]" $(ZIP)
+	    files = [p for p in pathlib.Path('nightjar').rglob('*') if p.suffix in ('.py', '.yaml')]; \
+	    [archive.write(p) for p in sorted(files)]" $(ZIP)
 
 clean: ## Remove what the demo and the tests made; keeps the environment
 	rm -rf warehouse dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nightjar import release_commands
-from nightjar.core.errors import NightjarError, SpecError, UsageError
-from nightjar.core.project import Project, nights_between, parse_ds
-from nightjar.options import AsJson, PipelineName, ProjectFolder, Warehouse
+from nightjar import quarantine_commands, release_commands
+from nightjar.answers import answer, errors
+from nightjar.core.errors import SpecError
+from nightjar.core.project import Project, nights_between
+from nightjar.options import (
+    AsJson,
+    Ds,
+    PipelineName,
+    Profile,
+    ProjectFolder,
+    Warehouse,
+    as_date,
+)
 
 if TYPE_CHECKING:
     from nightjar.core.plan import Plan
@@ -33,19 +40,6 @@ app = typer.Typer(
 )
 
 
-def _date(text: str) -> date:
-    try:
-        return parse_ds(text)
-    except UsageError as error:
-        raise typer.BadParameter(error.message) from error
-
-
-Ds = Annotated[
-    date, typer.Option("--ds", parser=_date, metavar="YYYY-MM-DD", help="The night's date.")
-]
-Profile = Annotated[
-    str, typer.Option("--profile", help="Where to run: a file of spark-conf/, without .conf.")
-]
 Force = Annotated[bool, typer.Option("--force", help="Run every step, also finished ones.")]
 
 
@@ -57,7 +51,7 @@ def check(
     """Check every pipeline and every contract, without starting Spark."""
     from nightjar.core.plan import check_project
 
-    with _errors(as_json):
+    with errors(as_json):
         found = Project.find(project)
         plans, faults = check_project(found)
         try:
@@ -70,7 +64,7 @@ def check(
             raise SpecError(faults=faults)
         contracts = found.contract_names()
         text = f"{len(plans)} pipeline(s) and {len(contracts)} contract(s) hold"
-        _answer(as_json, {"pipelines": [p.spec.name for p in plans], "contracts": contracts}, text)
+        answer(as_json, {"pipelines": [p.spec.name for p in plans], "contracts": contracts}, text)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -85,7 +79,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a night: ingest, clean, validate, features, score, audit, publish."""
-    with _errors(as_json):
+    with errors(as_json):
         from nightjar.core.plan import load_plan
         from nightjar.core.records import RecordBook
 
@@ -97,14 +91,14 @@ def run(
         with _work(found, plan, [ds], profile, force, as_json) as work:
             run_night(work, only)
         if only is not None:
-            _answer(as_json, {"pipeline": pipeline, "ds": str(ds), "stage": only}, "")
+            answer(as_json, {"pipeline": pipeline, "ds": str(ds), "stage": only}, "")
             return
         published = RecordBook(found.warehouse, pipeline).get(ds, "publish")
         assert published is not None, "run_night publishes or raises"
-        answer = {"pipeline": pipeline, "ds": str(ds), **published.details, **published.counts}
-        _answer(
+        data = {"pipeline": pipeline, "ds": str(ds), **published.details, **published.counts}
+        answer(
             as_json,
-            answer,
+            data,
             f"{pipeline} {ds}: release {published.details['release']}, "
             f"{published.counts['rows']:,} rows",
         )
@@ -114,10 +108,10 @@ def run(
 def load(
     pipeline: PipelineName,
     first: Annotated[
-        date, typer.Option("--from", parser=_date, metavar="YYYY-MM-DD", help="First night.")
+        date, typer.Option("--from", parser=as_date, metavar="YYYY-MM-DD", help="First night.")
     ],
     last: Annotated[
-        date, typer.Option("--to", parser=_date, metavar="YYYY-MM-DD", help="Last night.")
+        date, typer.Option("--to", parser=as_date, metavar="YYYY-MM-DD", help="Last night.")
     ],
     force: Force = False,
     project: ProjectFolder = None,
@@ -126,7 +120,7 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Ingest, clean and validate a range of nights at once, as history to learn from."""
-    with _errors(as_json):
+    with errors(as_json):
         nights = nights_between(first, last)
         from nightjar.core.plan import load_plan
 
@@ -138,7 +132,7 @@ def load(
         look_at_delivery(found, plan, nights)
         with _work(found, plan, nights, profile, force, as_json) as work:
             night.load(work)
-        _answer(as_json, {"pipeline": pipeline, "nights": len(nights)}, f"{len(nights)} nights")
+        answer(as_json, {"pipeline": pipeline, "nights": len(nights)}, f"{len(nights)} nights")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -148,7 +142,7 @@ def train(
         date,
         typer.Option(
             "--as-of",
-            parser=_date,
+            parser=as_date,
             metavar="YYYY-MM-DD",
             help="The day of training: labels known by then are learnt from.",
         ),
@@ -160,7 +154,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train the candidates on the loaded nights; promote the best if the gate lets it."""
-    with _errors(as_json):
+    with errors(as_json):
         from nightjar.core.plan import load_plan
 
         found = Project.find(project, warehouse)
@@ -175,7 +169,7 @@ def train(
             if details["promoted"]
             else f"not promoted: {'; '.join(details['reasons'])}"
         )
-        _answer(as_json, details, verdict)
+        answer(as_json, details, verdict)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -185,13 +179,14 @@ def demo(
     profile: Profile = "local",
 ) -> None:
     """Run the whole of pipeline flight_delays on real flights: load, train, three nights."""
-    with _errors(False):
+    with errors(False):
         from nightjar.demo import run_demo
 
         run_demo(Project.find(project, warehouse), profile)
 
 
 release_commands.add_to(app, EXIT_CODES)
+quarantine_commands.add_to(app, EXIT_CODES)
 
 
 def main() -> None:
@@ -209,25 +204,6 @@ def _work(
     say: Callable[[str], None] = lambda line: typer.echo(line, err=as_json)  # noqa: E731
     with open_work(project, plan, nights, profile, say, force) as work:
         yield work
-
-
-@contextmanager
-def _errors(as_json: bool) -> Iterator[None]:
-    """Errors of ours as one message and their exit status; a defect keeps its traceback."""
-    try:
-        yield
-    except NightjarError as error:
-        if as_json:
-            typer.echo(json.dumps({"error": error.as_dict()}, indent=1, default=str))
-        typer.echo(f"nightjar: {error}", err=True)
-        sys.exit(error.exit_status)
-
-
-def _answer(as_json: bool, data: dict[str, Any], text: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(data, indent=1, default=str))
-    elif text:
-        typer.echo(text)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nightjar.answers import answer, errors
 from nightjar.core.project import Project
 from nightjar.options import AsJson, PipelineName, ProjectFolder, Warehouse
 
@@ -29,9 +30,7 @@ def releases(
     as_json: AsJson = False,
 ) -> None:
     """List the releases that are kept, newest first, and say which one readers see."""
-    from nightjar.cli import _answer, _errors
-
-    with _errors(as_json):
+    with errors(as_json):
         rows = []
         for log in _logs(Project.find(project, warehouse), pipeline):
             entries = log.entries()
@@ -60,7 +59,7 @@ def releases(
             for r in rows
         ]
         text = "\n".join(lines) or "nothing is released yet"
-        _answer(as_json, {"releases": rows}, text.rstrip())
+        answer(as_json, {"releases": rows}, text.rstrip())
 
 
 def query(
@@ -76,13 +75,12 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """Query what is released: one table for each published dataset."""
-    from nightjar.cli import _answer, _errors
     from nightjar.core.query import query_releases
 
-    with _errors(as_json):
-        answer = query_releases(Project.find(project, warehouse), sql, release or ())
-        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-        _answer(as_json, {"releases": answer.releases, "rows": rows}, answer.text)
+    with errors(as_json):
+        found = query_releases(Project.find(project, warehouse), sql, release or ())
+        rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+        answer(as_json, {"releases": found.releases, "rows": rows}, found.text)
 
 
 def diff(
@@ -94,10 +92,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say what changed between two releases: rows added, removed, changed; shift of the scores."""
-    from nightjar.cli import _answer, _errors
     from nightjar.core.releases.diff import diff as compare
 
-    with _errors(as_json):
+    with errors(as_json):
         (log,) = _logs(Project.find(project, warehouse), pipeline)
         found = compare(log, log.require(before), log.require(after))
         lines = [
@@ -119,7 +116,7 @@ def diff(
                 f"row {_number(s.mean_change)} on average, {_number(s.greatest_change)} at most; "
                 f"PSI {_number(s.psi)}"
             ]
-        _answer(as_json, found.as_dict(), "\n".join(lines))
+        answer(as_json, found.as_dict(), "\n".join(lines))
 
 
 def rollback(
@@ -130,14 +127,12 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Let readers see an earlier (or a later) release that is kept: one step, nothing is copied."""
-    from nightjar.cli import _answer, _errors
-
-    with _errors(as_json):
+    with errors(as_json):
         (log,) = _logs(Project.find(project, warehouse), pipeline)
         before = log.require().id
         found = log.rollback(release)
         data = {"pipeline": pipeline, "before": before, "release": found.id}
-        _answer(as_json, data, f"{pipeline}: readers see {found.id} ({found.rows:,} rows)")
+        answer(as_json, data, f"{pipeline}: readers see {found.id} ({found.rows:,} rows)")
 
 
 def pin(
@@ -149,12 +144,10 @@ def pin(
     as_json: AsJson = False,
 ) -> None:
     """Keep a release whatever the retention says."""
-    from nightjar.cli import _answer, _errors
-
-    with _errors(as_json):
+    with errors(as_json):
         (log,) = _logs(Project.find(project, warehouse), pipeline)
         log.pin(release, note)
-        _answer(as_json, {"pipeline": pipeline, "pinned": release}, f"{release} is pinned")
+        answer(as_json, {"pipeline": pipeline, "pinned": release}, f"{release} is pinned")
 
 
 def unpin(
@@ -165,12 +158,10 @@ def unpin(
     as_json: AsJson = False,
 ) -> None:
     """Leave a pinned release to the retention again."""
-    from nightjar.cli import _answer, _errors
-
-    with _errors(as_json):
+    with errors(as_json):
         (log,) = _logs(Project.find(project, warehouse), pipeline)
         log.unpin(release)
-        _answer(as_json, {"pipeline": pipeline, "unpinned": release}, f"{release} is not pinned")
+        answer(as_json, {"pipeline": pipeline, "unpinned": release}, f"{release} is not pinned")
 
 
 def vacuum(
@@ -189,11 +180,10 @@ def vacuum(
     deleted when it has been there as long again. Of the runs' own folders, those that no run record
     names are marked, and deleted when the mark is a grace period old.
     """
-    from nightjar.cli import _answer, _errors
     from nightjar.core.attempts import collect as collect_attempts
     from nightjar.core.releases.vacuum import vacuum as collect
 
-    with _errors(as_json):
+    with errors(as_json):
         found = Project.find(project, warehouse)
         done = {}
         for log in _logs(found, pipeline):
@@ -217,7 +207,7 @@ def vacuum(
             f"{len(d['attempts_deleted'])} deleted"
             for name, d in done.items()
         ]
-        _answer(as_json, {"dry_run": dry_run, "pipelines": done}, "\n".join(lines))
+        answer(as_json, {"dry_run": dry_run, "pipelines": done}, "\n".join(lines))
 
 
 def verify(
@@ -231,15 +221,14 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Re-read a release and hold every byte against its checksums."""
-    from nightjar.cli import _answer, _errors
     from nightjar.core.releases.verify import verify as check
 
-    with _errors(as_json):
+    with errors(as_json):
         (log,) = _logs(Project.find(project, warehouse), pipeline)
         wanted = log.all() if every else [log.require(release)]
         checked = {r.id: check(log, r) for r in wanted}
         lines = [f"{name}: {size:,} bytes hold" for name, size in checked.items()]
-        _answer(as_json, {"verified": checked}, "\n".join(lines))
+        answer(as_json, {"verified": checked}, "\n".join(lines))
 
 
 def export(
@@ -255,10 +244,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Let engines of another table format read a release, without copying it."""
-    from nightjar.cli import _answer, _errors
     from nightjar.core.errors import UsageError
 
-    with _errors(as_json):
+    with errors(as_json):
         if not delta:
             raise UsageError("say which format to export to: --delta")
         (log,) = _logs(Project.find(project, warehouse), pipeline)
@@ -267,7 +255,7 @@ def export(
         chosen = log.require(release)
         folder, version = export_delta(log, chosen)
         data = {"release": chosen.id, "table": str(folder), "version": version}
-        _answer(as_json, data, f"{chosen.id} is version {version} of the Delta table {folder}")
+        answer(as_json, data, f"{chosen.id} is version {version} of the Delta table {folder}")
 
 
 def catalog(
@@ -276,12 +264,11 @@ def catalog(
     as_json: AsJson = False,
 ) -> None:
     """Write the DuckDB catalog: a view for each dataset and for each release that is kept."""
-    from nightjar.cli import _answer, _errors
     from nightjar.core.releases.views import build_catalog
 
-    with _errors(as_json):
+    with errors(as_json):
         path = build_catalog(Project.find(project, warehouse))
-        _answer(as_json, {"catalog": str(path)}, f"duckdb -readonly {path}")
+        answer(as_json, {"catalog": str(path)}, f"duckdb -readonly {path}")
 
 
 # -- how ------------------------------------------------------------------------------------------

@@ -368,7 +368,14 @@ def test_a_lost_row_stops_the_run(ingested: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(stage, "refuse_unparsable", lambda *given_: honest(*given_).limit(0))
     with pytest.raises(AccountingError) as caught:
         stage.run(ingested.work(NIGHT), "parcels")
-    assert caught.value.details == {"read": 66, "silver": 60, "quarantine": 3, "duplicate": 2}
+    assert caught.value.details == {
+        "file": f"landing/parcels/{NIGHT}.csv",
+        "read": 66,
+        "clean": 60,
+        "quarantined": 3,
+        "deduplicated": 2,
+        "discarded": 0,
+    }
     assert ingested.work(NIGHT).book.get(NIGHT, "clean.parcels") is None
 
 

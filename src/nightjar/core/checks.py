@@ -224,9 +224,10 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """How many of the rows read were quarantined."""
+    """How many of the rows read were quarantined: all of them, or those that broke one rule."""
 
     bounds: Bounds
+    rule: str | None = None
 
 
 @dataclass(frozen=True)

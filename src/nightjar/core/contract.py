@@ -52,6 +52,8 @@ from nightjar.core.documents import Document, Location, load
 from nightjar.core.errors import Fault, SpecError, near
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+MASK = "***"  # what stands where personal data is not shown
+UNPARSABLE = "unparsable"  # the rule that a record breaks which could not be read at all
 
 _TYPES = {
     "string": ("string",),
@@ -165,6 +167,10 @@ class Contract:
     def delivered_names(self) -> tuple[str, ...]:
         """The columns' names in delivered files (`physicalName`), in the contract's order."""
         return tuple(column.delivered or column.name for column in self.columns)
+
+    @property
+    def pii(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.columns if column.pii)
 
     @property
     def after_event(self) -> frozenset[str]:
@@ -295,6 +301,7 @@ class _Compiler:
                 )
             )
         self._refuse_repeated_ids()
+        self._refuse_unknown_rules(table.quality or [])
         return Contract(
             dataset=self.dataset,
             version=self.model.version or "",
@@ -609,8 +616,11 @@ class _Compiler:
             kind = row_check.kind if quality.name is None else quality.name
             self.row_rules.append(RowRule(f"{self.dataset}.{row_check.column}.{kind}", row_check))
             return
-        label = quality.name or quality.metric or str(quality.implementation)
-        text = quality.description or f"{quality.metric or quality.implementation}: {bounds}"
+        metric = quality.metric or "quarantinedRows"
+        label = quality.name or metric
+        if isinstance(check, Quarantined) and check.rule and not quality.name:
+            label += "." + check.rule.removeprefix(f"{self.dataset}.")
+        text = quality.description or f"{label}: {bounds}"
         self._add_dataset(f"{column}.{label}" if column else label, check, severity, text.strip())
 
     def _quality_check(
@@ -628,13 +638,13 @@ class _Compiler:
         arguments = quality.arguments or {}
         metric = quality.metric or ""
         if column is None and metric == "rowCount":
-            self._only(at, arguments, set())
+            self._only((*at, "arguments"), arguments, set())
             if bounds.unit == "percent":
                 self.fault((*at, "unit"), "rowCount counts rows: it has no percent")
             return RowCount(bounds)
         if metric == "duplicateValues":
             named = {"properties"} if column is None else set[str]()
-            self._only(at, arguments, named)
+            self._only((*at, "arguments"), arguments, named)
             listed = arguments.get("properties") or []
             if not isinstance(listed, list):
                 self.fault((*at, "arguments"), f"properties is {listed!r}; expected a list")
@@ -653,7 +663,7 @@ class _Compiler:
                 return None
             return Duplicates(columns, bounds)
         if column is not None and metric in ("nullValues", "missingValues"):
-            self._only(at, arguments, set())
+            self._only((*at, "arguments"), arguments, set())
             return Nulls(column, bounds)
         if column is not None and metric == "invalidValues":
             return self._invalid(at, arguments, column, bounds)
@@ -669,7 +679,7 @@ class _Compiler:
     def _invalid(
         self, at: Location, arguments: dict[str, Any], column: str, bounds: Bounds
     ) -> Invalid | None:
-        self._only(at, arguments, {"validValues", "pattern"})
+        self._only((*at, "arguments"), arguments, {"validValues", "pattern"})
         properties = (self.model.schema_ or [])[0].properties or []
         declared = next((p.logicalType or "" for p in properties if p.name == column), "")
         if ("validValues" in arguments) == ("pattern" in arguments):
@@ -704,19 +714,24 @@ class _Compiler:
                 "the custom engine here is: nightjar",
             )
             return None
-        if quality.implementation != "quarantinedRows":
+        declared = quality.implementation
+        check = declared.get("check") if isinstance(declared, dict) else declared
+        if check != "quarantinedRows":
             self.fault(
                 (*at, "implementation"),
-                f"nightjar has no check {quality.implementation!r}",
-                near(str(quality.implementation), ["quarantinedRows"]),
+                f"nightjar has no check {check!r}",
+                near(str(check), ["quarantinedRows"]),
             )
             return None
-        return Quarantined(bounds)
+        if not isinstance(declared, dict):
+            return Quarantined(bounds)
+        self._only((*at, "implementation"), declared, {"check", "rule"})
+        return Quarantined(bounds, str(declared.get("rule")))
 
     def _only(self, at: Location, arguments: dict[str, Any], known: set[str]) -> None:
         for key in arguments.keys() - known:
             self.fault(
-                (*at, "arguments", key),
+                (*at, key),
                 f"argument '{key}' cannot be enforced",
                 near(key, known),
             )
@@ -814,6 +829,16 @@ class _Compiler:
 
     def _add_dataset(self, name: str, check: Any, severity: Severity, text: str) -> None:
         self.dataset_rules.append(DatasetRule(f"{self.dataset}.{name}", check, severity, text))
+
+    def _refuse_unknown_rules(self, qualities: list[DataQuality]) -> None:
+        """A threshold on one rule names a rule that quarantines rows."""
+        known = [rule.id for rule in self.row_rules] + [f"{self.dataset}.{UNPARSABLE}"]
+        for i, quality in enumerate(qualities):
+            declared = quality.implementation
+            rule = declared.get("rule") if isinstance(declared, dict) else None
+            if isinstance(declared, dict) and rule not in known:
+                at: Location = ("schema", 0, "quality", i, "implementation")
+                self.fault(at, f"no rule {rule!r} quarantines rows", near(str(rule), known))
 
     def _refuse_repeated_ids(self) -> None:
         seen: set[str] = set()

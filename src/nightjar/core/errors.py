@@ -164,6 +164,13 @@ class GateFailed(NightjarError):
     exit_status = 3
 
 
+class RepairRefused(NightjarError):
+    """Repaired rows cannot go into their night as they are."""
+
+    code = "REPAIR_REFUSED"
+    exit_status = 2
+
+
 class TrainingRefused(NightjarError):
     """The training data cannot give a model that means anything."""
 

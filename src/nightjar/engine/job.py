@@ -15,11 +15,16 @@ from nightjar.engine.work import Work
 
 
 def run_job(do: Callable[[Work], object], arguments: Sequence[str] | None = None) -> None:
-    """Run `do` on the pipeline and night that the arguments name, and exit as the command would.
+    """Run `do` on the pipeline and night that the arguments name, and exit as the command would."""
+    run_given(do, job_parser().parse_args(arguments))
 
-    Arguments: PIPELINE --ds YYYY-MM-DD [--to YYYY-MM-DD] [--project P] [--warehouse W]
-    [--force] [--profile NAME]. The profile is for `python jobs/x.py` alone; under spark-submit
-    the launcher decides.
+
+def job_parser() -> argparse.ArgumentParser:
+    """The arguments that every job takes.
+
+    PIPELINE --ds YYYY-MM-DD [--to YYYY-MM-DD] [--project P] [--warehouse W] [--force]
+    [--profile NAME]. The profile is for `python jobs/x.py` alone; under spark-submit the launcher
+    decides.
     """
     parser = argparse.ArgumentParser(description="One stage of a night, for spark-submit.")
     parser.add_argument("pipeline")
@@ -29,7 +34,11 @@ def run_job(do: Callable[[Work], object], arguments: Sequence[str] | None = None
     parser.add_argument("--warehouse", type=Path)
     parser.add_argument("--profile", default="local")
     parser.add_argument("--force", action="store_true")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def run_given(do: Callable[[Work], object], given: argparse.Namespace) -> None:
+    """Run `do` on what the parsed arguments name, and exit as the command would."""
     try:
         first = parse_ds(given.ds)
         last = parse_ds(given.to) if given.to else first

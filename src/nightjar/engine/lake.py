@@ -49,6 +49,19 @@ def count_by_night(spark: SparkSession, folder: Path, nights: Iterable[date]) ->
     return {**counts, **{row[NIGHT]: row["count"] for row in counted.collect()}}
 
 
+def count_by_file(
+    spark: SparkSession, folder: Path, files: Mapping[date, Iterable[str]]
+) -> dict[tuple[date, str], int]:
+    """Rows in `folder` by night and delivered file; from the footers where there is but one."""
+    counts = {(night, file): 0 for night, names in files.items() for file in names}
+    if not parquet_files(folder):
+        return counts
+    if len(counts) == 1:
+        return {key: count_rows(folder) for key in counts}
+    counted = spark.read.parquet(str(folder)).groupBy(NIGHT, "_file").count()
+    return {**counts, **{(row[NIGHT], row["_file"]): row["count"] for row in counted.collect()}}
+
+
 def read_folder(spark: SparkSession, schema: StructType, folder: Path) -> DataFrame:
     """The rows of the Parquet files of `folder`, of exactly this schema; no files, no rows."""
     if not parquet_files(folder):

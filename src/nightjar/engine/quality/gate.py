@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -35,7 +35,7 @@ from nightjar.core.checks import (
     RowRulesHold,
     Severity,
 )
-from nightjar.core.contract import Contract
+from nightjar.core.contract import MASK, Contract
 from nightjar.core.errors import GateFailed
 from nightjar.engine.quality.predicates import breaks, broken_rules
 
@@ -69,15 +69,16 @@ def judge(
     quarantined: int,
     docs: Path,
     run_name: str,
+    broken: Mapping[str, int] | None = None,
 ) -> list[Verdict]:
     """Check every dataset rule of `contract` on `frame`, and write Data Docs under `docs`.
 
-    `night` is the newest night in the frame, against which freshness is measured; `read` and
-    `quarantined` are rows, from the accounting of the clean stage.
+    `night` is the newest night in the frame, against which freshness is measured; `read`,
+    `quarantined` and, by rule, `broken` are rows, from the accounting of the clean stage.
     """
     asked = [r for r in contract.dataset_rules if not isinstance(r.check, Quarantined)]
     counted = [r for r in contract.dataset_rules if isinstance(r.check, Quarantined)]
-    verdicts = [_share_verdict(rule, read, quarantined) for rule in counted]
+    verdicts = [_share_verdict(rule, read, quarantined, broken or {}) for rule in counted]
     if asked:
         verdicts += _expect(frame, contract, asked, night, docs, run_name)
     order = {rule.id: i for i, rule in enumerate(contract.dataset_rules)}
@@ -107,7 +108,7 @@ def refuse_if_critical(
         rule = rules[verdict.rule]
         shown = quarantine if isinstance(rule.check, Quarantined) else frame
         if shown is not None:
-            lines += [f"    for example {row}" for row in examples(shown, rule)]
+            lines += [f"    for example {row}" for row in examples(shown, rule, contract.pii)]
     raise GateFailed(
         f"{label}: {len(failed)} critical check(s) of schemas/{contract.dataset}.odcs.yaml failed; "
         "nothing was published.\n" + "\n".join(lines) + f"\nReport: {docs / 'index.html'}\n"
@@ -117,8 +118,11 @@ def refuse_if_critical(
     )
 
 
-def examples(frame: DataFrame, rule: DatasetRule) -> list[str]:
-    """A few rows that a failed rule is about, as text; of the quarantine, the rules broken."""
+def examples(frame: DataFrame, rule: DatasetRule, pii: Collection[str] = frozenset()) -> list[str]:
+    """A few rows that a failed rule is about, as text; of the quarantine, the rules broken.
+
+    Values of the columns `pii` are masked: a message goes to logs that many people read.
+    """
     match rule.check:
         case Duplicates(columns=columns):
             repeated = frame.groupBy(*columns).count().where(F.col("count") > 1)
@@ -133,13 +137,14 @@ def examples(frame: DataFrame, rule: DatasetRule) -> list[str]:
         case RowRulesHold(rules=rules):
             broken = broken_rules(rules, {r.column: F.col(r.column) for r in rules})
             rows = frame.withColumn(BROKEN, broken).where(F.size(BROKEN) > 0).limit(EXAMPLES)
-        case Quarantined():
+        case Quarantined(rule=one):
             each = frame.select(F.explode("_broken").alias("broken"), "_file", "_record")
+            each = each if one is None else each.where(F.col("broken.rule") == one)
             rows = (
                 each.groupBy("broken.rule", "broken.column", "broken.expected")
                 .agg(
                     F.count(F.lit(1)).alias("rows"),
-                    F.min_by("broken.found", "_record").alias("found"),
+                    F.min_by(_masked_found(pii), "_record").alias("found"),
                     F.min(F.struct("_record", "_file")).alias("first"),
                 )
                 .orderBy(F.desc("rows"), "rule")
@@ -151,17 +156,31 @@ def examples(frame: DataFrame, rule: DatasetRule) -> list[str]:
         case _:
             return []
     return [
-        ", ".join(f"{k}={v}" for k, v in row.asDict(recursive=True).items() if v is not None)
+        ", ".join(
+            f"{k}={MASK if k in pii else v}"
+            for k, v in row.asDict(recursive=True).items()
+            if v is not None
+        )
         for row in _without_zones(rows).collect()
     ]
 
 
-def _share_verdict(rule: DatasetRule, read: int, quarantined: int) -> Verdict:
+def _masked_found(pii: Collection[str]) -> Column:
+    found = F.col("broken.found")
+    hidden = F.col("broken.column").isin(*pii) & found.isNotNull()
+    return F.when(hidden, F.lit(MASK)).otherwise(found)
+
+
+def _share_verdict(
+    rule: DatasetRule, read: int, quarantined: int, broken: Mapping[str, int]
+) -> Verdict:
     assert isinstance(rule.check, Quarantined)
-    bounds = rule.check.bounds
-    percent = 100 * quarantined / read if read else 0.0
-    value = percent if bounds.unit == "percent" else quarantined
-    found = f"{quarantined:,} of {read:,} rows quarantined ({percent:.2f}%)"
+    bounds, one = rule.check.bounds, rule.check.rule
+    rows = quarantined if one is None else broken.get(one, 0)
+    percent = 100 * rows / read if read else 0.0
+    value = percent if bounds.unit == "percent" else rows
+    why = "" if one is None else f" for {one}"
+    found = f"{rows:,} of {read:,} rows quarantined{why} ({percent:.2f}%)"
     return _verdict(rule, bounds.hold(value), str(bounds), found, "accounting")
 
 

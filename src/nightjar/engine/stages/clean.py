@@ -1,29 +1,40 @@
-"""Clean: bronze to silver and quarantine. Every record ends as exactly one of three outcomes."""
+"""Clean: bronze to silver and quarantine. Every record ends as exactly one of four outcomes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, IntegralType, StringType, StructField, StructType
 
 from nightjar.core.checks import Castable
+from nightjar.core.contract import UNPARSABLE as UNPARSABLE_RULE
 from nightjar.core.contract import Contract
 from nightjar.core.errors import AccountingError
 from nightjar.core.pipeline import CleanStep
 from nightjar.core.plan import TEXT_STEPS, VALUE_STEPS
 from nightjar.core.records import Record
-from nightjar.engine.lake import count_by_night, read_folder, read_nights
+from nightjar.engine.lake import count_by_file, read_folder, read_nights
 from nightjar.engine.quality.predicates import REASONS, broken_rules
 from nightjar.engine.quality.types import cast, text_schema, typed_schema
+from nightjar.engine.quarantine import QUARANTINE, show_state
+from nightjar.engine.repairs import DISCARD, Repair, RepairLog, digest_of
 from nightjar.engine.stages.ingest import LINEAGE, PARSED, UNPARSABLE, bronze_schema
 from nightjar.engine.work import Work, blank_record
 
-SILVER, QUARANTINE, DUPLICATE = "silver", "quarantine", "duplicate"
-OUTCOMES = (SILVER, QUARANTINE, DUPLICATE)
+SILVER, DUPLICATE, DISCARDED = "silver", "duplicate", "discarded"
+OUTCOMES = (SILVER, QUARANTINE, DUPLICATE, DISCARDED)
+COUNTED = {
+    SILVER: "clean",
+    QUARANTINE: "quarantined",
+    DUPLICATE: "deduplicated",
+    DISCARDED: "discarded",
+}
+_ORIGIN = ["_ds", "_file", "_record"]
 
 
 def silver_schema(contract: Contract) -> StructType:
@@ -44,15 +55,17 @@ def quarantine_schema(contract: Contract) -> StructType:
 
 
 def run(work: Work, source: str) -> dict[date, Record]:
-    """Cast, clean and split the bronze rows of one source.
+    """Cast, clean and split the bronze rows of one source, those repaired since included.
 
     Raises:
-        AccountingError: rows read are not silver + quarantined + deduplicated.
+        AccountingError: rows read are not silver + quarantined + deduplicated + discarded.
     """
     spec, contract = work.plan.spec, work.plan.contract_of(source)
     steps = spec.clean.get(source, ())
     nulls = spec.sources[source].null_values
     ingested = {ds: work.require(ds, f"ingest.{source}") for ds in work.nights_of(source)}
+    log = RepairLog(work.project.warehouse, spec.name, source)
+    repaired = {ds: log.effective(ds, digests(record)) for ds, record in ingested.items()}
     inputs: dict[date, object] = {
         ds: [
             contract.digest,
@@ -60,6 +73,7 @@ def run(work: Work, source: str) -> dict[date, Record]:
             nulls,
             [f["sha256"] for f in record.details["files"]],
             record.counts,
+            digest_of(repaired[ds].values()),
         ]
         for ds, record in ingested.items()
     }
@@ -71,15 +85,57 @@ def run(work: Work, source: str) -> dict[date, Record]:
             schema = bronze_schema(contract)
             return read_nights(work.spark, work.project.warehouse, schema, taken, kind)
 
-        cleaned = clean(bronze(PARSED), contract, steps, nulls)
+        parsed, unparsable = bronze(PARSED), bronze(UNPARSABLE)
+        repairs = [(ds, repair) for ds in pending for repair in repaired[ds].values()]
+        if repairs:
+            replaced = repaired_rows(work.spark, contract, repairs, discarded=False)
+            origins = _origins(work.spark, repairs)
+            parsed = parsed.join(origins, _ORIGIN, "left_anti").unionByName(replaced)
+            unparsable = unparsable.join(origins, _ORIGIN, "left_anti")
+        cleaned = clean(parsed, contract, steps, nulls)
         if any(record.counts["unparsable"] for record in taken.values()):
-            cleaned = cleaned.unionByName(refuse_unparsable(bronze(UNPARSABLE), contract))
+            cleaned = cleaned.unionByName(refuse_unparsable(unparsable, contract))
+        if any(repair.action == DISCARD for _, repair in repairs):
+            discarded = repaired_rows(work.spark, contract, repairs, discarded=True)
+            cleaned = cleaned.unionByName(discard(discarded, contract))
         folder = work.folder("cleaned", f"{spec.name}.{source}", attempt)
         rows = cleaned.hint("rebalance", "outcome", "_ds")
         rows.write.mode("error").partitionBy("outcome").parquet(str(folder))
         return _records(work, folder, taken, contract)
 
-    return work.once(f"clean.{source}", inputs, do)
+    done = work.once(f"clean.{source}", inputs, do)
+    show_state(work.project, spec.name, source, contract, done, repaired)
+    return done
+
+
+def digests(ingested: Record) -> dict[str, str]:
+    """The SHA-256 of each delivered file of a night, by name."""
+    return {file["file"]: file["sha256"] for file in ingested.details["files"]}
+
+
+def repaired_rows(
+    spark: SparkSession,
+    contract: Contract,
+    repairs: Iterable[tuple[date, Repair]],
+    *,
+    discarded: bool,
+) -> DataFrame:
+    """Bronze rows of the records that repairs replaced, or of those that they discarded.
+
+    Of a discarded one `_reason` says why.
+    """
+    schema = bronze_schema(contract)
+    rows = [
+        {**repair.values, "_ds": ds, "_file": repair.file, "_record": repair.record,
+         "_reason": repair.reason}
+        for ds, repair in repairs
+        if (repair.action == DISCARD) == discarded
+    ]  # fmt: skip
+    return spark.createDataFrame([tuple(r.get(n) for n in schema.names) for r in rows], schema)
+
+
+def _origins(spark: SparkSession, repairs: Iterable[tuple[date, Repair]]) -> DataFrame:
+    return spark.createDataFrame([(ds, *repair.key) for ds, repair in repairs], StructType(LINEAGE))
 
 
 def clean(
@@ -156,19 +212,34 @@ def clean(
 
 def refuse_unparsable(bronze: DataFrame, contract: Contract) -> DataFrame:
     """Unparsable records as quarantined rows of the shape that `clean` gives."""
+    expected = f"{len(contract.columns)} fields of UTF-8 text"
+    original = F.lit(None).cast(text_schema(contract))
+    return _set_aside(bronze, contract, UNPARSABLE_RULE, expected, original, QUARANTINE)
+
+
+def discard(bronze: DataFrame, contract: Contract) -> DataFrame:
+    """Records that somebody discarded, as rows of the shape that `clean` gives."""
+    original = F.struct(*contract.names)
+    expected = "a row that was worth repairing"
+    return _set_aside(bronze, contract, DISCARDED, expected, original, DISCARDED)
+
+
+def _set_aside(
+    bronze: DataFrame, contract: Contract, rule: str, expected: str, original: Column, outcome: str
+) -> DataFrame:
     reason = F.struct(
-        F.lit(f"{contract.dataset}.unparsable").alias("rule"),
+        F.lit(f"{contract.dataset}.{rule}").alias("rule"),
         F.lit(None).cast("string").alias("column"),
         F.col("_reason").alias("found"),
-        F.lit(f"{len(contract.columns)} fields of UTF-8 text").alias("expected"),
+        F.lit(expected).alias("expected"),
     )
     return bronze.select(
         *[F.lit(None).cast(f.dataType).alias(f.name) for f in typed_schema(contract)],
         *[F.col(f.name) for f in LINEAGE],
         F.array(reason).alias("_broken"),
-        F.lit(None).cast(text_schema(contract)).alias("_original"),
+        original.alias("_original"),
         F.col("_text"),
-        F.lit(QUARANTINE).alias("outcome"),
+        F.lit(outcome).alias("outcome"),
     )
 
 
@@ -208,9 +279,10 @@ def _value_step(step: CleanStep, name: str, value: Column, types: Mapping[str, D
 def _records(
     work: Work, folder: Path, ingested: dict[date, Record], contract: Contract
 ) -> dict[date, Record]:
-    """A record for each night, once every row that was read has come out."""
+    """A record for each night, once every row of every file has come out."""
+    names = {ds: list(digests(record)) for ds, record in ingested.items()}
     counts = {
-        outcome: count_by_night(work.spark, folder / f"outcome={outcome}", ingested)
+        outcome: count_by_file(work.spark, folder / f"outcome={outcome}", names)
         for outcome in OUTCOMES
     }
     outputs = {
@@ -221,35 +293,54 @@ def _records(
     reasons = _reasons(work, folder / f"outcome={QUARANTINE}", contract)
     records = {}
     for ds, record in ingested.items():
-        read, found = record.counts["read"], {o: counts[o][ds] for o in OUTCOMES}
-        if sum(found.values()) != read:
-            raise AccountingError(
-                f"{contract.dataset} {ds}: {read} rows were read, but "
-                + " + ".join(f"{n} {o}" for o, n in found.items())
-                + f" = {sum(found.values())} came out. Nothing was kept; report this as a defect.",
-                read=read,
-                **found,
-            )
+        files = []
+        for delivered in record.details["files"]:
+            key = (ds, delivered["file"])
+            found = {COUNTED[o]: counts[o][key] for o in OUTCOMES}
+            _require_all(contract.dataset, ds, delivered, found)
+            files.append({"file": key[1], "sha256": delivered["sha256"], **found})
+        total = {kind: sum(f[kind] for f in files) for kind in COUNTED.values()}
+        if not total["discarded"]:
+            del total["discarded"]  # the rule; a line for each step that says so says nothing
         records[ds] = blank_record(
             outputs=outputs,
-            counts={
-                "read": read,
-                "clean": found[SILVER],
-                "quarantined": found[QUARANTINE],
-                "deduplicated": found[DUPLICATE],
-            },
-            details={"rules_broken": reasons[ds]} if ds in reasons else {},
+            counts={"read": record.counts["read"], **total},
+            details={"files": files, **reasons.get(ds, {})},
         )
     return records
 
 
-def _reasons(work: Work, folder: Path, contract: Contract) -> dict[date, dict[str, int]]:
-    """How many quarantined rows broke each rule, by night; a row counts for all that it broke."""
+def _require_all(
+    dataset: str, ds: date, delivered: Mapping[str, Any], found: Mapping[str, int]
+) -> None:
+    read = delivered["records"]
+    if sum(found.values()) != read:
+        raise AccountingError(
+            f"{dataset} {ds}: {read} rows of {delivered['file']} were read, but "
+            + " + ".join(f"{n} {kind}" for kind, n in found.items())
+            + f" = {sum(found.values())} came out. Nothing was kept; report this as a defect.",
+            file=delivered["file"],
+            read=read,
+            **found,
+        )
+
+
+def _reasons(work: Work, folder: Path, contract: Contract) -> dict[date, dict[str, Any]]:
+    """What the quarantined rows of each night broke: rows by rule (a row counts for all of its
+    rules), and how many line ends stand inside records that could not be parsed."""
     if not folder.is_dir():
         return {}
     rows = read_folder(work.spark, quarantine_schema(contract), folder)
-    counted = rows.select("_ds", F.explode("_broken.rule").alias("rule")).groupBy("_ds", "rule")
-    reasons: dict[date, dict[str, int]] = {}
-    for row in counted.count().orderBy("_ds", "rule").collect():
-        reasons.setdefault(row["_ds"], {})[row["rule"]] = row["count"]
+    lines = F.length("_text") - F.length(F.replace("_text", F.lit("\n"), F.lit("")))
+    counted = (
+        rows.select("_ds", F.explode("_broken.rule").alias("rule"), lines.alias("lines"))
+        .groupBy("_ds", "rule")
+        .agg(F.count(F.lit(1)).alias("rows"), F.sum("lines").alias("lines"))
+    )
+    reasons: dict[date, dict[str, Any]] = {}
+    for row in counted.orderBy("_ds", "rule").collect():
+        night = reasons.setdefault(row["_ds"], {"rules_broken": {}})
+        night["rules_broken"][row["rule"]] = row["rows"]
+        if row["lines"]:
+            night["lines_in_unparsable"] = row["lines"]
     return reasons

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 from nightjar.core.records import Record
 from nightjar.engine.lake import read_nights
 from nightjar.engine.quality.gate import judge, refuse_if_critical
-from nightjar.engine.stages.clean import QUARANTINE, SILVER, quarantine_schema, silver_schema
+from nightjar.engine.quarantine import QUARANTINE
+from nightjar.engine.stages.clean import SILVER, quarantine_schema, silver_schema
 from nightjar.engine.work import Work, blank_record
 
 
@@ -37,6 +38,7 @@ def run(work: Work, source: str) -> dict[date, Record]:
             quarantined=sum(cleaned[ds].counts["quarantined"] for ds in pending),
             docs=docs,
             run_name=f"{label} {attempt}",
+            broken=_broken(judged.values()),
         )
         schema = quarantine_schema(contract)
         refused = read_nights(work.spark, work.project.warehouse, schema, judged, QUARANTINE)
@@ -58,3 +60,12 @@ def run(work: Work, source: str) -> dict[date, Record]:
         return dict.fromkeys(pending, record)
 
     return work.once(f"validate.{source}", inputs, do)
+
+
+def _broken(cleaned: Iterable[Record]) -> dict[str, int]:
+    """How many rows broke each rule, over all the nights."""
+    found: dict[str, int] = {}
+    for record in cleaned:
+        for rule, rows in record.details.get("rules_broken", {}).items():
+            found[rule] = found.get(rule, 0) + rows
+    return found
