@@ -21,8 +21,6 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
-import psutil
-
 from nightjar.core.plan import load_plan
 from nightjar.core.project import Project
 from nightjar.demo import land
@@ -32,13 +30,20 @@ from nightjar.engine.stages.ingest import read_files
 
 
 def cpu_seconds() -> float:
-    """CPU seconds that this process and all below it have used so far."""
-    total = 0.0
-    me = psutil.Process()
-    for process in [me, *me.children(recursive=True)]:
-        times = process.cpu_times()
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+    """CPU seconds that this process and all below it have used so far (Linux)."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+        ticks[int(stat.parent.name)] = sum(map(int, fields[11:15]))  # with ended children
+    family = {os.getpid()}
+    while grown := {child for child, of in parents.items() if of in family} - family:
+        family |= grown
+    return sum(ticks[p] for p in family) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
