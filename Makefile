@@ -7,7 +7,7 @@ UV = $$(command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Check what the machine must have; build the environment from the lock
 	@python=$$(.ci/prerequisites) && \
@@ -17,11 +17,19 @@ setup: ## Check what the machine must have; build the environment from the lock
 	fi && \
 	$(UV) sync --quiet --locked --python "$$python"
 
+orchestrator: setup ## Build the environment of Airflow, .venv-orchestrator, from the same lock
+	@UV_PROJECT_ENVIRONMENT=.venv-orchestrator $(UV) sync --quiet --locked \
+	    --no-default-groups --group orchestrator --python "$$(.ci/prerequisites)"
+
+airflow: orchestrator ## Airflow on this machine, with the flights DAGs ready to trigger
+	@.ci/airflow
+
 demo: setup ## Run the whole of pipeline flight_delays on real flights of 2013
 	@$(BIN)/nightjar demo
 
-test: setup lint ## Lint, type-check and run the tests
+test: setup orchestrator lint ## Lint, type-check and run the tests, in both environments
 	$(BIN)/pytest
+	.venv-orchestrator/bin/pytest tests/dags
 
 lint: setup ## Style, types and borders
 	$(BIN)/ruff check .
@@ -39,6 +47,6 @@ zip:
 	    [archive.write(p) for p in sorted(files)]" $(ZIP)
 
 clean: ## Remove what the demo and the tests made; keeps the environment
-	rm -rf warehouse dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf warehouse dist .airflow .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint dist zip clean
+.PHONY: help setup orchestrator airflow demo test lint dist zip clean

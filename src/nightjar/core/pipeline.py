@@ -61,8 +61,13 @@ def _inside(path: str) -> str:
     return path
 
 
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_CRON_FIELD = rf"(?i)(?:[\d*/,#?L-]|mon|tue|wed|thu|fri|sat|sun|{_MONTHS})+"
+
+
 def _cron(text: str) -> str:
-    if len(text.split()) != 5:
+    fields = text.split()
+    if len(fields) != 5 or not all(re.fullmatch(_CRON_FIELD, field) for field in fields):
         raise ValueError(f"{text!r} is no cron line of five fields")
     return text
 
@@ -299,6 +304,35 @@ class Publish(Closed):
     retention: Retention = Retention()
 
 
+class Notify(Closed):
+    """Any Airflow notifier: a class by its dotted name, and what it is made with."""
+
+    notifier: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Orchestration(Closed):
+    """How a scheduler runs the pipeline.
+
+    `tasks` is how finely a night is cut: a task for each stage of each dataset, for each stage, or
+    one for the whole night. `released_by` is how long after a run was queued its release is due.
+    """
+
+    tasks: Literal["datasets", "stages", "night"] = "datasets"
+    training: Annotated[str, AfterValidator(_cron)] | None = None
+    start: date = date(2020, 1, 1)
+    end: date | None = None
+    connection: Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,200}$")] = "spark_default"
+    profile: Name = "local"
+    pool: Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,200}$")] = "spark"
+    retries: int = Field(default=2, ge=0, le=10)
+    retry_after: Duration = timedelta(minutes=1)
+    retry_at_most: Duration = timedelta(minutes=30)
+    timeout: Duration = timedelta(hours=2)
+    released_by: Duration | None = None
+    notify: Notify | None = None
+
+
 class Pipeline(Closed):
     """One pipeline file."""
 
@@ -313,3 +347,4 @@ class Pipeline(Closed):
     candidates: dict[Name, Candidate] = Field(min_length=1)
     gate: Gate
     publish: Publish
+    orchestration: Orchestration = Orchestration()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pydantic
@@ -38,6 +38,11 @@ class Plan:
 
     def contract_of(self, source: str) -> Contract:
         return self.contracts[source]
+
+    def with_candidates(self, names: Collection[str]) -> Plan:
+        """The same plan with these candidates alone."""
+        kept = {n: c for n, c in self.spec.candidates.items() if n in names}
+        return replace(self, spec=self.spec.model_copy(update={"candidates": kept}))
 
     @property
     def published_columns(self) -> tuple[str, ...]:

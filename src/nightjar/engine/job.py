@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from nightjar.core.errors import NightjarError
+from nightjar.core.errors import NightjarError, UsageError, near
 from nightjar.core.plan import load_plan
 from nightjar.core.project import Project, nights_between, parse_ds
 from nightjar.engine.open import open_work
@@ -22,9 +22,9 @@ def run_job(do: Callable[[Work], object], arguments: Sequence[str] | None = None
 def job_parser() -> argparse.ArgumentParser:
     """The arguments that every job takes.
 
-    PIPELINE --ds YYYY-MM-DD [--to YYYY-MM-DD] [--project P] [--warehouse W] [--force]
-    [--profile NAME]. The profile is for `python jobs/x.py` alone; under spark-submit the launcher
-    decides.
+    PIPELINE --ds YYYY-MM-DD [--to YYYY-MM-DD] [--project P] [--warehouse W]
+    [--source S ...] [--candidate C ...] [--model VERSION] [--force] [--profile NAME]. The profile
+    is for `python jobs/x.py` alone; under spark-submit the launcher decides.
     """
     parser = argparse.ArgumentParser(description="One stage of a night, for spark-submit.")
     parser.add_argument("pipeline")
@@ -32,6 +32,9 @@ def job_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", help="last night of a range, for loads of history")
     parser.add_argument("--project", type=Path)
     parser.add_argument("--warehouse", type=Path)
+    parser.add_argument("--source", action="append", default=[], help="this source alone")
+    parser.add_argument("--candidate", action="append", default=[], help="this candidate alone")
+    parser.add_argument("--model", help="score with this version, not with the champion")
     parser.add_argument("--profile", default="local")
     parser.add_argument("--force", action="store_true")
     return parser
@@ -44,12 +47,26 @@ def run_given(do: Callable[[Work], object], given: argparse.Namespace) -> None:
         last = parse_ds(given.to) if given.to else first
         project = Project.find(given.project, given.warehouse)
         plan = load_plan(project, given.pipeline)
+        chosen = _known("source", given.source, plan.spec.sources)
+        if given.candidate:
+            names = _known("candidate", given.candidate, plan.spec.candidates)
+            plan = plan.with_candidates(names)
         nights = nights_between(first, last)
-        with open_work(project, plan, nights, given.profile, _say, given.force) as work:
+        with open_work(
+            project, plan, nights, given.profile, _say, given.force, chosen, given.model
+        ) as work:
             do(work)
     except NightjarError as error:
         print(f"nightjar: {error}", file=sys.stderr, flush=True)  # noqa: T201
         sys.exit(error.exit_status)
+
+
+def _known(kind: str, given: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The names that were given, each once; refuses one that is not known."""
+    for name in given:
+        if name not in known:
+            raise UsageError(f"no {kind} is called {name!r}; {near(name, known)}", found=name)
+    return tuple(dict.fromkeys(given))
 
 
 def _say(line: str) -> None:

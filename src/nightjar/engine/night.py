@@ -19,7 +19,7 @@ Stage = Callable[[Work], None]
 
 def _each_source(run: Callable[[Work, str], dict[date, Record]]) -> Stage:
     def stage(work: Work) -> None:
-        for source in work.plan.spec.sources:
+        for source in work.sources:
             run(work, source)
 
     return stage

@@ -22,6 +22,8 @@ def open_work(
     profile: str = "local",
     say: Callable[[str], None] = print,
     force: bool = False,
+    chosen: tuple[str, ...] = (),
+    model: str | None = None,
 ) -> Iterator[Work]:
     """A run's work over a Spark session that ends with the block.
 
@@ -38,6 +40,6 @@ def open_work(
     )
     spark = start(name, file)
     try:
-        yield Work(project, plan, tuple(nights), spark, say, force)
+        yield Work(project, plan, tuple(nights), spark, say, force, chosen, model)
     finally:
         spark.stop()

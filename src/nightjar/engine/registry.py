@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from nightjar.core.errors import GoldenMismatch, NotThereYet
+from nightjar.core.errors import GoldenMismatch, NotThereYet, near
 from nightjar.core.project import Project
 
 CHAMPION = "champion"
@@ -140,6 +140,23 @@ class Registry:
                 pipeline=self.pipeline,
             )
         return model
+
+    def version(self, number: str) -> RegisteredModel:
+        """A registered version of the pipeline's model, champion or not.
+
+        Raises:
+            NotThereYet: there is no such version.
+        """
+        with _quietly():
+            found = self.client.search_model_versions(f"name = '{self.pipeline}'")
+        for version in found:
+            if str(version.version) == number:
+                return self._model(version)
+        known = [str(version.version) for version in found]
+        raise NotThereYet(
+            f"pipeline '{self.pipeline}' has no model version {number!r}; {near(number, known)}",
+            pipeline=self.pipeline,
+        )
 
     def _model(self, version: Any) -> RegisteredModel:
         folder = self._local(version.source)

@@ -22,7 +22,9 @@ class Work:
     """One run over some nights of a pipeline.
 
     `nights` is one date for a nightly run and a range for a load of history. `say` shows a line
-    of progress. With `force` every step runs again, whatever its record says.
+    of progress. With `force` every step runs again, whatever its record says. `chosen` narrows the
+    stages that go source by source to some of them; `model` is the version to score with, where
+    that is not the champion.
     """
 
     project: Project
@@ -31,6 +33,13 @@ class Work:
     spark: SparkSession
     say: Callable[[str], None] = field(default=lambda line: None)
     force: bool = False
+    chosen: tuple[str, ...] = ()
+    model: str | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources of this run."""
+        return self.chosen or tuple(self.plan.spec.sources)
 
     @property
     def book(self) -> RecordBook:

@@ -27,14 +27,15 @@ def run(work: Work) -> dict[date, Record]:
     """Write the night's scores.
 
     Raises:
-        NotThereYet: no model was promoted yet.
+        NotThereYet: no model was promoted yet, or the run asks for a version that does not exist.
         GoldenMismatch: the champion's files or its scores are not those that were promoted.
     """
     from nightjar.engine.golden import replay
 
     spec, ds = work.plan.spec, work.night
     built = work.require(ds, "features")
-    model = Registry(work.project, spec.name).require_champion()
+    registry = Registry(work.project, spec.name)
+    model = registry.version(work.model) if work.model else registry.require_champion()
     inputs: dict[date, object] = {
         ds: [built.fingerprint, model.label, model.digest, spec.publish, work.plan.scores.digest]
     }

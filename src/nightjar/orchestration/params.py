@@ -1,0 +1,183 @@
+"""What a run may be asked for: typed parameters, from which a task's arguments are made.
+
+A value from a trigger is data. It is checked here, and again by the job that it is handed to as one
+argument of its own; none is ever part of a shell line, of SQL or of a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from nightjar.core.errors import UsageError
+from nightjar.core.plan import Plan
+from nightjar.orchestration.tasks import Task
+
+Stage = Literal["ingest", "clean", "validate", "features", "score", "audit", "publish"]
+Day = date | None
+
+
+class NotAsked(Exception):
+    """The run was not asked to do this task; the message says why."""
+
+
+class Request(BaseModel):
+    """Frozen, and refuses parameters that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    force: bool = Field(default=False, description="Do finished steps again.")
+    dry_run: bool = Field(default=False, description="Show what would run; run nothing.")
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Self:
+        """The request that a run's parameters make.
+
+        Raises:
+            UsageError: a parameter is unknown or is not what it must be.
+        """
+        try:
+            return cls.model_validate(dict(params))
+        except ValidationError as error:
+            shown = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'the parameters'}: "
+                f"{e['msg'].removeprefix('Value error, ')} (found {e['input']!r})"
+                for e in error.errors()
+            )
+            raise UsageError(f"the run cannot be done as asked: {shown}") from error
+
+    @classmethod
+    def schemas(cls, plan: Plan) -> dict[str, dict[str, Any]]:
+        """The JSON schema of each parameter, with its default; a form can be drawn from it."""
+        schema = cls.model_json_schema()
+        found = {}
+        for name, declared in schema["properties"].items():
+            options = declared.pop("anyOf", [])
+            for option in options:  # Airflow's form knows lists of types, not alternatives
+                kind = option.pop("type")
+                declared.update(option)
+                declared["type"] = [*declared.get("type", []), kind]
+            if "enum" in declared and "null" in declared["type"]:
+                declared["enum"] = [*declared["enum"], None]
+            found[name] = {k: v for k, v in declared.items() if k != "title"}
+        return found
+
+
+class NightRequest(Request):
+    """What a night may be asked for."""
+
+    ds: Day = Field(
+        default=None, description="The night. Empty: the day on which the data interval begins."
+    )
+    only: Stage | None = Field(default=None, description="Run one stage of the night alone.")
+    model: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")] | None = Field(
+        default=None, description="Score with this version of the model. Empty: the champion."
+    )
+
+    def night(self, interval: tuple[date, date] | None) -> date:
+        """The night's date; `interval` is the run's data interval.
+
+        Raises:
+            UsageError: neither says a night.
+        """
+        if self.ds is not None:
+            return self.ds
+        if interval is None:
+            raise UsageError("the run has neither a parameter ds nor a data interval: say a night")
+        return interval[0]
+
+    def arguments(self, task: Task, interval: tuple[date, date] | None) -> list[str]:
+        """What the task's job is called with after the pipeline's name.
+
+        Raises:
+            NotAsked: the run is for another stage alone.
+        """
+        if self.only not in (None, task.job) and task.job != "night":
+            raise NotAsked(f"only {self.only} was asked for")
+        given = ["--ds", self.night(interval).isoformat()]
+        if task.source:
+            given += ["--source", task.source]
+        if self.model and task.job in ("score", "night"):
+            given += ["--model", self.model]
+        return given + (["--force"] if self.force else [])
+
+    def job(self, task: Task) -> str:
+        """The entry point to run: of a night in one task, a stage alone has its own."""
+        return self.only if self.only and task.job == "night" else task.job
+
+
+class TrainRequest(Request):
+    """What a training may be asked for."""
+
+    as_of: Day = Field(
+        default=None,
+        description="The day of training. Empty: the day on which the data interval ends.",
+    )
+    load_first: Day = Field(default=None, description="First night to load before.")
+    load_last: Day = Field(default=None, description="Last night to load before.")
+    candidates: list[str] = Field(
+        default=[],
+        description="Train these candidates. Empty: all.",
+        json_schema_extra={"uniqueItems": True},
+    )
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if (self.load_first is None) != (self.load_last is None):
+            raise ValueError("load_first and load_last are said together")
+        if self.load_first and self.load_last and self.load_last < self.load_first:
+            raise ValueError(f"load_first {self.load_first} is after load_last {self.load_last}")
+        return self
+
+    def night(self, interval: tuple[date, date] | None) -> date:
+        """The day of training; `interval` is the run's data interval.
+
+        Raises:
+            UsageError: neither says a day.
+        """
+        if self.as_of is not None:
+            return self.as_of
+        if interval is None:
+            raise UsageError("the run has neither a parameter as_of nor a data interval: say a day")
+        return interval[1]
+
+    def arguments(self, task: Task, interval: tuple[date, date] | None) -> list[str]:
+        """What the task's job is called with after the pipeline's name.
+
+        Raises:
+            NotAsked: no history is to be loaded.
+        """
+        force = ["--force"] if self.force else []
+        if task.job == "load":
+            if self.load_first is None or self.load_last is None:
+                raise NotAsked("no history is to be loaded")
+            return ["--ds", str(self.load_first), "--to", str(self.load_last), *force]
+        chosen = [part for name in self.candidates for part in ("--candidate", name)]
+        return ["--ds", self.night(interval).isoformat(), *chosen, *force]
+
+    def job(self, task: Task) -> str:
+        return task.job
+
+    @classmethod
+    def schemas(cls, plan: Plan) -> dict[str, dict[str, Any]]:
+        found = super().schemas(plan)
+        names = list(plan.spec.candidates)
+        found["candidates"]["items"] = {"type": "string", "enum": names}
+        found["candidates"]["examples"] = names  # what the form offers
+        return found
+
+
+REQUESTS: dict[str, type[NightRequest] | type[TrainRequest]] = {
+    "nightly": NightRequest,
+    "train": TrainRequest,
+}

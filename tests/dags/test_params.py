@@ -1,0 +1,112 @@
+"""What a run may be asked for, and which arguments a task makes of it."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import ParamValidationError
+
+from nightjar.core.errors import UsageError
+from nightjar.orchestration.airflow import project_dags
+from nightjar.orchestration.params import NightRequest, NotAsked, TrainRequest
+from nightjar.orchestration.tasks import Task
+
+INTERVAL = (date(2013, 12, 1), date(2013, 12, 2))
+
+
+def test_a_night_is_the_day_on_which_its_data_interval_begins() -> None:
+    asked = NightRequest.of({})
+    assert asked.arguments(Task("clean", "flights"), INTERVAL) == [
+        "--ds", "2013-12-01", "--source", "flights",
+    ]  # fmt: skip
+    assert NightRequest.of({"ds": "2013-11-30"}).night(INTERVAL) == date(2013, 11, 30)
+    with pytest.raises(UsageError, match="neither"):
+        asked.night(None)
+
+
+def test_force_and_model_reach_the_tasks_that_know_them() -> None:
+    asked = NightRequest.of({"force": True, "model": "2"})
+    assert asked.arguments(Task("score"), INTERVAL)[2:] == ["--model", "2", "--force"]
+    assert asked.arguments(Task("night"), INTERVAL)[2:] == ["--model", "2", "--force"]
+    assert asked.arguments(Task("audit"), INTERVAL)[2:] == ["--force"]
+
+
+def test_only_one_stage() -> None:
+    asked = NightRequest.of({"only": "score"})
+    assert asked.arguments(Task("score"), INTERVAL) == ["--ds", "2013-12-01"]
+    with pytest.raises(NotAsked):
+        asked.arguments(Task("clean", "flights"), INTERVAL)
+    assert asked.job(Task("night")) == "score"  # of a night in one task, the stage's own job
+    assert NightRequest.of({}).job(Task("night")) == "night"
+
+
+def test_a_training_ends_where_its_interval_ends() -> None:
+    asked = TrainRequest.of({"candidates": ["logistic"]})
+    with pytest.raises(NotAsked, match="no history"):
+        asked.arguments(Task("load"), INTERVAL)
+    assert asked.arguments(Task("train"), INTERVAL) == [
+        "--ds", "2013-12-02", "--candidate", "logistic",
+    ]  # fmt: skip
+    loading = TrainRequest.of({"load_first": "2013-01-01", "load_last": "2013-11-30"})
+    assert loading.arguments(Task("load"), None) == ["--ds", "2013-01-01", "--to", "2013-11-30"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "named"),
+    [
+        (NightRequest, {"ds": "2013-02-30"}, "ds"),
+        (NightRequest, {"ds": "2013-12-01; rm -rf /"}, "ds"),
+        (NightRequest, {"model": "1 --conf spark.x=y"}, "model"),
+        (NightRequest, {"only": "drop"}, "only"),
+        (NightRequest, {"dss": "2013-12-01"}, "dss"),
+        (TrainRequest, {"load_first": "2013-12-01"}, "load_last"),
+        (TrainRequest, {"load_first": "2013-12-02", "load_last": "2013-12-01"}, "after"),
+    ],
+)
+def test_what_is_refused(kind: type, params: dict, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        kind.of(params)
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, DAG]:
+    return project_dags(Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("dag", "name", "value", "good"),
+    [
+        ("nightly", "ds", "2013-12-01", True),
+        ("nightly", "ds", None, True),
+        ("nightly", "ds", "yesterday", False),
+        ("nightly", "ds", "2013-12-32", False),
+        ("nightly", "only", "score", True),
+        ("nightly", "only", None, True),
+        ("nightly", "only", "sc", False),
+        ("nightly", "model", "3", True),
+        ("nightly", "model", "latest", False),
+        ("nightly", "force", True, True),
+        ("nightly", "force", "yes", False),
+        ("train", "candidates", ["logistic"], True),
+        ("train", "candidates", ["lgoistic"], False),
+        ("train", "candidates", ["logistic", "logistic"], False),
+        ("train", "load_first", "2013", False),
+    ],
+)
+def test_airflow_holds_each_value_against_its_schema(
+    dags: dict[str, DAG], dag: str, name: str, value: object, good: bool
+) -> None:
+    params = dags[f"flight_delays_{dag}"].params
+    if good:
+        assert params.get_param(name).resolve(value) == value
+    else:
+        with pytest.raises(ParamValidationError):
+            params.get_param(name).resolve(value)
+
+
+def test_every_default_is_good(dags: dict[str, DAG]) -> None:
+    for dag in dags.values():
+        dag.params.validate()
+    assert set(dags["flight_delays_nightly"].params) == set(NightRequest.model_fields)
+    assert set(dags["flight_delays_train"].params) == set(TrainRequest.model_fields)

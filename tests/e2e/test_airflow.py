@@ -1,0 +1,215 @@
+"""A whole night by Airflow and real spark-submit: the command line's release, and no secret."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+from tests.e2e.project import NIGHT, ROOT
+
+from nightjar.core.project import Project
+from nightjar.core.releases import ReleaseLog
+from nightjar.demo import PIPELINE
+
+AIRFLOW = ROOT / ".venv-orchestrator" / "bin" / "airflow"
+SECRET = "planted-5ecret-9f31"
+STAGES = ["ingest", "clean", "validate", "features", "score", "audit", "publish"]
+
+
+class Airflow:
+    """Airflow's command, in a home of its own, over a project."""
+
+    def __init__(self, home: Path, project: Path) -> None:
+        self.home, self.project = home, project
+        for name in ("dags", "jobs"):
+            shutil.copytree(ROOT / name, project / name, dirs_exist_ok=True)
+        self.environment = {
+            **{k: os.environ[k] for k in ("PATH", "HOME", "JAVA_HOME") if k in os.environ},
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(project / "dags"),
+            "AIRFLOW__API_AUTH__JWT_SECRET": f"{SECRET}{0:064}",
+            "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(
+                {"conn_type": "spark", "host": "local[2]", "login": "spark", "password": SECRET}
+            ),
+            "AIRFLOW_CONN_LAKE": f"aws://key:{SECRET}@",
+            "AIRFLOW_VAR_NIGHTJAR": json.dumps(
+                {"spark_url": "http://spark.example", "mlflow_url": "http://mlflow.example"}
+            ),
+            "NIGHTJAR_JOB_ENVIRONMENT": str(ROOT / ".venv"),
+            "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        }
+        self("db", "migrate")
+
+    def __call__(self, *arguments: str, expect: int = 0) -> str:
+        done = subprocess.run(
+            [str(AIRFLOW), *arguments],
+            env=self.environment,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == expect, done.stdout[-20_000:]
+        return done.stdout
+
+    def test(self, params: dict | None = None, expect: int = 0) -> str:
+        """The night's DAG by `airflow dags test`, which is `dag.test()`; returns its log."""
+        dag, at = f"{PIPELINE}_nightly", "2013-12-02T05:00:00"
+        return self("dags", "test", dag, at, "--conf", json.dumps(params or {}), expect=expect)
+
+    def ask(self, sql: str) -> list[tuple]:
+        with sqlite3.connect(self.home / "airflow.db") as books:
+            return books.execute(sql).fetchall()
+
+    def states(self) -> dict[str, str]:
+        """The state of each task of the newest run."""
+        return dict(
+            self.ask(
+                "SELECT task_id, state FROM task_instance WHERE run_id = "
+                "(SELECT run_id FROM dag_run ORDER BY id DESC LIMIT 1)"
+            )
+        )
+
+
+@pytest.fixture
+def project(copy_of_trained: Path) -> Path:
+    """The trained project, its nights cut by stage."""
+    spec = copy_of_trained / "pipelines" / f"{PIPELINE}.yaml"
+    text = spec.read_text()
+    assert text.count("tasks: datasets") == 1
+    spec.write_text(text.replace("tasks: datasets", "tasks: stages"))
+    return copy_of_trained
+
+
+@pytest.fixture
+def airflow(tmp_path: Path, project: Path) -> Airflow:
+    home = tmp_path / "airflow"
+    home.mkdir()
+    return Airflow(home, project)
+
+
+class Watch(threading.Thread):
+    """Reads the environment of every process that runs a job of the project."""
+
+    def __init__(self, project: Path) -> None:
+        super().__init__(daemon=True)
+        self.marker = str(project / "jobs").encode()
+        self.seen: dict[str, bytes] = {}
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.wait(0.2):
+            for pid, command in processes():
+                # The launcher is a process of Airflow; what it launches is not.
+                if self.marker in command and b"launch.py" not in command:
+                    try:
+                        environment = Path(f"/proc/{pid}/environ").read_bytes()
+                    except OSError:
+                        continue
+                    self.seen[command.split(b"\0")[0].decode().rpartition("/")[2]] = environment
+
+
+def processes() -> Iterator[tuple[int, bytes]]:
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                yield int(folder.name), (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+
+
+def rows(project: Path) -> list[tuple]:
+    log = ReleaseLog(project / "warehouse", PIPELINE)
+    files = log.folder(log.require()) / "ds=*" / "*.parquet"
+    return duckdb.sql(f"FROM read_parquet('{files}') ORDER BY ALL").fetchall()
+
+
+def test_a_night_by_airflow_is_the_command_lines_night(
+    released: Path, project: Path, airflow: Airflow
+) -> None:
+    watch = Watch(project)
+    watch.start()
+    log = airflow.test()
+    watch.stopped.set()
+    watch.join()
+    assert airflow.states() == dict.fromkeys(STAGES, "success")
+    assert rows(project) == rows(released)
+    assert len(rows(project)) > 900
+
+    # The release as an asset, for those who wait for it.
+    release = ReleaseLog(project / "warehouse", PIPELINE).require()
+    ((uri, extra),) = airflow.ask(
+        "SELECT a.uri, e.extra FROM asset_event e JOIN asset a ON a.id = e.asset_id"
+    )
+    assert uri == f"nightjar://{PIPELINE}/flight_delay_scores"
+    assert json.loads(extra) == {
+        "release": release.id,
+        "ds": str(NIGHT),
+        "rows": release.rows,
+        "model": f"{PIPELINE}/1",
+    }
+
+    # Links to what the tasks made.
+    links = {
+        (task, key.removeprefix("_link_")): json.loads(value)
+        for task, key, value in airflow.ask("SELECT task_id, key, value FROM xcom")
+        if key.startswith("_link_")
+    }
+    docs = Project.find(project).warehouse / "docs" / PIPELINE / str(NIGHT) / "index.html"
+    assert links["validate", "DataDocsLink"] == docs.as_uri()
+    assert docs.is_file()
+    assert links["score", "MLflowLink"].startswith("http://mlflow.example/#/runs/")
+    assert links["publish", "SparkLink"].startswith("http://spark.example/history/local-")
+
+    # What was planted is nowhere that a person or the driver could see.
+    assert "Spark-Submit cmd" in log
+    assert SECRET not in log
+    assert {"java", "python"} <= {name.rstrip("0123456789.") for name in watch.seen}
+    for name, environment in watch.seen.items():
+        assert SECRET.encode() not in environment, name
+        assert b"AIRFLOW" not in environment, name
+    kept = airflow.ask("SELECT task_id, rendered_fields FROM rendered_task_instance_fields")
+    assert len(kept) == len(STAGES)
+    assert all("--ds" in str(fields) and SECRET not in str(fields) for _, fields in kept)
+    assert SECRET.encode() not in (airflow.home / "airflow.db").read_bytes()
+    records = (project / "warehouse" / "runs").rglob("*.json")
+    assert all(SECRET not in path.read_text() for path in records)
+
+
+def test_a_data_fault_is_final_at_once_and_publishes_nothing(
+    project: Path, airflow: Airflow
+) -> None:
+    (project / "warehouse" / "landing" / "flights" / f"{NIGHT}.csv").unlink()
+    log = airflow.test(expect=1)
+    states = airflow.states()
+    assert states.pop("ingest") == "failed"  # not up_for_retry, though it has two retries
+    assert set(states.values()) == {"upstream_failed"}
+    assert "[INPUT_MISSING]" in log
+    assert "the data was refused (exit status 3); trying again would not help" in log
+    assert ReleaseLog(project / "warehouse", PIPELINE).current() is None
+
+
+def test_a_dry_run_shows_what_would_run_and_one_stage_runs_alone(
+    project: Path, airflow: Airflow
+) -> None:
+    log = airflow.test({"dry_run": True, "ds": "2013-12-02", "model": "1"})
+    assert set(airflow.states().values()) == {"skipped"}
+    for stage in STAGES:
+        assert f"jobs/{stage}.py {PIPELINE} --ds 2013-12-02" in log
+    assert "jobs/score.py flight_delays --ds 2013-12-02 --model 1 --project" in log
+    assert not (project / "warehouse" / "runs" / PIPELINE / "2013-12-02").exists()
+    airflow.test({"only": "ingest", "ds": "2013-12-02"})
+    states = airflow.states()
+    assert states.pop("ingest") == "success"
+    assert set(states.values()) == {"skipped"}
+    found = (project / "warehouse" / "runs" / PIPELINE / "2013-12-02").glob("*.json")
+    assert {path.stem.split(".")[0] for path in found} == {"ingest"}
