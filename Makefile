@@ -15,7 +15,11 @@ setup: ## Check what the machine must have; build the environment from the lock
 	    echo "bringing uv into .uv/"; \
 	    "$$python" -m venv .uv && .uv/bin/python -m pip install --quiet 'uv>=0.9'; \
 	fi && \
-	$(UV) sync --quiet --locked --python "$$python"
+	$(UV) sync --quiet --locked --inexact --python "$$python"
+
+deep: setup ## Add TensorFlow, and Horovod built here against it, to the environment
+	@command -v $${CXX:-g++} >/dev/null || { echo "missing: a C++17 compiler; get it: apt-get install g++" >&2; exit 1; }
+	@$(UV) sync --locked --group deep
 
 orchestrator: setup ## Build the environment of Airflow, .venv-orchestrator, from the same lock
 	@UV_PROJECT_ENVIRONMENT=.venv-orchestrator $(UV) sync --quiet --locked \
@@ -49,4 +53,4 @@ zip:
 clean: ## Remove what the demo and the tests made; keeps the environment
 	rm -rf warehouse dist .airflow .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup orchestrator airflow demo test lint dist zip clean
+.PHONY: help setup deep orchestrator airflow demo test lint dist zip clean

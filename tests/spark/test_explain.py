@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.errors import NotThereYet
-from nightjar.core.pipeline import Candidate, Features
+from nightjar.core.pipeline import Features, MllibCandidate
 from nightjar.engine import explain
 from nightjar.engine.registry import RegisteredModel
-from nightjar.engine.trainers import SCORE, mllib
+from nightjar.engine.trainers import SCORE, TrainingSet, mllib
 
 FEATURES = Features(base="b", as_of="t", numeric=("n", "m", "flat"), categorical=("c",))
 TYPICAL = {"n": 8.0, "m": 1.0, "flat": 3.0, "c": "a"}
@@ -32,8 +33,8 @@ def rows(spark: SparkSession) -> DataFrame:
 @pytest.fixture(scope="module")
 def model(rows: DataFrame) -> Any:
     estimator = "pyspark.ml.classification.LogisticRegression"
-    candidate = Candidate(trainer="mllib", estimator=estimator, params={"maxIter": 10})
-    return mllib.fit(rows, FEATURES, "y", candidate)
+    candidate = MllibCandidate(trainer="mllib", estimator=estimator, params={"maxIter": 10})
+    return mllib.fit(TrainingSet.of(rows, FEATURES, "y", ("id",), Path("unused")), candidate)
 
 
 def test_typical_is_the_median_and_the_most_frequent(rows: DataFrame) -> None:

@@ -9,15 +9,15 @@ import pytest
 from pyspark.ml.feature import ImputerModel
 from pyspark.sql import DataFrame, SparkSession
 
-from nightjar.core.pipeline import Candidate, Features
-from nightjar.engine.trainers import SCORE, mllib
+from nightjar.core.pipeline import Features, MllibCandidate
+from nightjar.engine.trainers import SCORE, TrainingSet, mllib
 
 PACKAGE = "pyspark.ml.classification."
 FEATURES = Features(base="b", as_of="t", numeric=("n", "m"), categorical=("c",))
 
 
-def candidate(estimator: str = "LogisticRegression", **more: Any) -> Candidate:
-    return Candidate(trainer="mllib", estimator=PACKAGE + estimator, **more)
+def candidate(estimator: str = "LogisticRegression", **more: Any) -> MllibCandidate:
+    return MllibCandidate(trainer="mllib", estimator=PACKAGE + estimator, **more)
 
 
 # -- faults ---------------------------------------------------------------------------------------
@@ -42,7 +42,9 @@ def candidate(estimator: str = "LogisticRegression", **more: Any) -> Candidate:
     ],
 )
 def test_a_class_that_is_no_probabilistic_classifier(name: str, hint: str) -> None:
-    ((at, problem, suggestion),) = mllib.faults(Candidate(trainer="mllib", estimator=name))
+    ((at, problem, suggestion),) = mllib.faults(
+        MllibCandidate(trainer="mllib", estimator=name), False
+    )
     assert at == ("estimator",)
     assert repr(name) in problem
     assert suggestion == hint or not hint
@@ -63,21 +65,23 @@ PARAMS: dict[str, tuple[str, Any, str, str]] = {
 
 @pytest.mark.parametrize(("name", "value", "problem", "hint"), PARAMS.values(), ids=PARAMS)
 def test_a_wrong_parameter(name: str, value: Any, problem: str, hint: str) -> None:
-    ((at, found, suggestion),) = mllib.faults(candidate(params={name: value}))
+    ((at, found, suggestion),) = mllib.faults(candidate(params={name: value}), False)
     assert at == ("params", name)
     assert problem in found
     assert hint in suggestion
 
 
 def test_all_wrong_parameters_are_listed() -> None:
-    wrong = mllib.faults(candidate(params={"maxIter": "x", "labelCol": "y", "tol": 0.1, "zz": 1}))
+    wrong = mllib.faults(
+        candidate(params={"maxIter": "x", "labelCol": "y", "tol": 0.1, "zz": 1}), False
+    )
     assert [at for at, _, _ in wrong] == [("params", n) for n in ("maxIter", "labelCol", "zz")]
 
 
 @pytest.mark.parametrize("estimator", ["LogisticRegression", "GBTClassifier", "NaiveBayes"])
 def test_a_right_candidate_has_no_faults(estimator: str) -> None:
-    assert mllib.faults(candidate(estimator)) == []
-    assert mllib.faults(candidate(params={"regParam": 1, "maxIter": 5, "tol": 1e-4})) == []
+    assert mllib.faults(candidate(estimator), False) == []
+    assert mllib.faults(candidate(params={"regParam": 1, "maxIter": 5, "tol": 1e-4}), False) == []
 
 
 # -- models ---------------------------------------------------------------------------------------
@@ -92,6 +96,10 @@ def rows(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(made, "id int, n double, m double, c string, y double").coalesce(1)
 
 
+def training(rows: DataFrame) -> TrainingSet:
+    return TrainingSet.of(rows, FEATURES, "y", ("id",), Path("unused"))
+
+
 def scores(frame: DataFrame) -> list[float]:
     return [r[SCORE] for r in frame.orderBy("id").collect()]
 
@@ -104,9 +112,9 @@ CANDIDATES = {
 
 @pytest.mark.parametrize("given", CANDIDATES.values(), ids=CANDIDATES)
 def test_a_saved_model_gives_the_same_scores(
-    spark: SparkSession, rows: DataFrame, tmp_path: Path, given: Candidate
+    spark: SparkSession, rows: DataFrame, tmp_path: Path, given: MllibCandidate
 ) -> None:
-    model = mllib.fit(rows, FEATURES, "y", given)
+    model = mllib.fit(training(rows), given)
     scored = mllib.score(model, rows)
     assert scored.columns == [*rows.columns, SCORE]
     before = scores(scored)
@@ -119,7 +127,7 @@ def test_a_saved_model_gives_the_same_scores(
 
 @pytest.fixture(scope="module")
 def model(rows: DataFrame) -> Any:
-    return mllib.fit(rows, FEATURES, "y", CANDIDATES["onehot"])
+    return mllib.fit(training(rows), CANDIDATES["onehot"])
 
 
 def test_rows_of_any_kind_are_scored(spark: SparkSession, model: Any) -> None:

@@ -178,6 +178,13 @@ class TrainingRefused(NightjarError):
     exit_status = 3
 
 
+class TrainingFailed(NightjarError):
+    """A training that was well asked for broke off; what it had done is kept for the next try."""
+
+    code = "TRAINING_FAILED"
+    exit_status = 4
+
+
 class GoldenMismatch(NightjarError):
     """A model does not reproduce the scores recorded when it was trained."""
 

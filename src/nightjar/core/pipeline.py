@@ -20,14 +20,14 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 def parse_duration(value: Any) -> Any:
-    """'2 hours', '1 day', '30 minutes' as a timedelta.
+    """'2 hours', '1 day', '30 seconds' as a timedelta.
 
     >>> parse_duration("2 hours")
     datetime.timedelta(seconds=7200)
     """
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"(\d{1,6}) (minute|hour|day)s?", str(value))
+    match = re.fullmatch(r"(\d{1,6}) (second|minute|hour|day)s?", str(value))
     if not match:
         raise ValueError(f"{value!r} is no duration; write it like '2 hours' or '30 days'")
     return timedelta(**{match[2] + "s": int(match[1])})
@@ -238,11 +238,15 @@ class Features(Closed):
 
 
 class Label(Closed):
-    """What is predicted: true, false, or null where nobody will ever know."""
+    """What is predicted: true, false, or null where nobody will ever know.
+
+    `weight` is an expression over the base row: how much the row counts in training.
+    """
 
     name: Name
     expr: str
     known_after: Duration
+    weight: str | None = None
 
 
 class Split(Closed):
@@ -259,14 +263,129 @@ class Split(Closed):
         return self
 
 
-class Candidate(Closed):
-    """A model to train. `categorical` is how categories become numbers for it."""
+class MllibCandidate(Closed):
+    """A classifier of pyspark.ml, by class name. `categorical` is how categories become numbers."""
 
     trainer: Literal["mllib"]
     estimator: str
     params: dict[str, Any] = Field(default_factory=dict)
     categorical: Literal["onehot", "index"] = "onehot"
     standardize: bool = False
+
+
+class XGBoostCandidate(Closed):
+    """Boosted trees, learnt by `workers` Spark tasks together."""
+
+    trainer: Literal["xgboost"]
+    workers: int = Field(default=1, ge=1, le=1024)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def estimator(self) -> str:
+        return "xgboost.spark.SparkXGBClassifier"
+
+
+class SklearnCandidate(Closed):
+    """A classifier of scikit-learn, by class name, learnt on the driver from `sample` rows at most.
+
+    `standardize` centres and scales the numeric features.
+    """
+
+    trainer: Literal["sklearn"]
+    estimator: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    categorical: Literal["onehot", "index"] = "onehot"
+    standardize: bool = False
+    sample: int = Field(default=500_000, ge=10, le=20_000_000)
+
+
+class Layer(Closed):
+    """One layer of a network: exactly one key."""
+
+    dense: int | None = Field(default=None, ge=1, le=65_536)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    normalization: Literal["batch", "layer"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a layer is one key: " + ", ".join(type(self).model_fields))
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.model_fields_set))
+
+
+class Network(Closed):
+    """Layers over the numbers and an embedding of each category.
+
+    `embeddings` gives the width of a category's embedding; where it says nothing, the fourth root
+    of the number of categories, times `embedding_scale`, is taken.
+    """
+
+    layers: tuple[Layer, ...] = Field(min_length=1)
+    activation: Literal["relu", "gelu", "silu", "tanh", "elu", "selu"] = "relu"
+    embeddings: dict[Name, Annotated[int, Field(ge=1, le=4096)]] = Field(default_factory=dict)
+    embedding_scale: float = Field(default=4.0, gt=0, le=64)
+
+
+class HorovodKerasCandidate(Closed):
+    """A Keras model, learnt by `workers` ranks of Horovod that average their gradients.
+
+    Either `network` or `builder` (`module:function`, which returns the model) says what it is.
+    `batch_size` is that of one rank. The learning rate is scaled by the number of ranks over
+    `warmup_epochs`. `validation` is the share of the training rows that is held out for the curve
+    and for stopping early, after `patience` epochs without a better validation loss. A rank that
+    makes no step for `stall` ends the training.
+    """
+
+    trainer: Literal["horovod_keras"]
+    workers: int = Field(default=1, ge=1, le=1024)
+    device: Literal["cpu", "gpu"] = "cpu"
+    network: Network | None = None
+    builder: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = (
+        None
+    )
+    params: dict[str, Any] = Field(default_factory=dict)
+    epochs: int = Field(default=10, ge=1, le=10_000)
+    batch_size: int = Field(default=512, ge=1, le=1_000_000)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    scale_learning_rate: bool = True
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    class_weights: Literal["none", "balanced"] = "none"
+    validation: float = Field(default=0.1, ge=0, le=0.5)
+    patience: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    stall: Duration = timedelta(seconds=40)
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.network is None) == (self.builder is None):
+            raise ValueError("say either 'network' or 'builder'")
+        if self.params and self.builder is None:
+            raise ValueError("'params' are those of a 'builder'")
+        if self.patience is not None and not self.validation:
+            raise ValueError("'patience' needs a 'validation' share")
+        return self
+
+    @property
+    def estimator(self) -> str:
+        return self.builder or "keras.Model"
+
+
+CANDIDATES: dict[str, type[Closed]] = {
+    "mllib": MllibCandidate,
+    "xgboost": XGBoostCandidate,
+    "sklearn": SklearnCandidate,
+    "horovod_keras": HorovodKerasCandidate,
+}
+Candidate = Annotated[
+    MllibCandidate | XGBoostCandidate | SklearnCandidate | HorovodKerasCandidate,
+    Field(discriminator="trainer"),
+]
 
 
 class Gate(Closed):

@@ -13,7 +13,7 @@ from nightjar.core.contract import Column, Contract, load_contract
 from nightjar.core.documents import Document, Location, load
 from nightjar.core.errors import Fault, SpecError, near
 from nightjar.core.expressions import Expression, ExpressionError, in_order, parse
-from nightjar.core.pipeline import CleanStep, Pipeline, Publish
+from nightjar.core.pipeline import CANDIDATES, CleanStep, Pipeline, Publish
 from nightjar.core.project import Project
 
 TEXT_STEPS = ("trim", "upper", "lower", "replace")
@@ -120,10 +120,15 @@ def _plan(project: Project, path: Path) -> Plan:
 
 def _pydantic_fault(document: Document, error: object) -> Fault:
     assert isinstance(error, dict)
-    at: Location = tuple(error["loc"])
+    at = _in_file(tuple(error["loc"]))
     kind, name = error["type"], str(at[-1]) if at else ""
+    if kind == "union_tag_invalid":
+        tag = str(error["ctx"]["tag"])
+        return document.fault((*at, "trainer"), f"no trainer '{tag}'", near(tag, CANDIDATES))
+    if kind == "union_tag_not_found":
+        return document.fault(at, "'trainer' is missing", near("", CANDIDATES))
     if kind == "extra_forbidden":
-        model: type[pydantic.BaseModel] | None = _model_at(at[:-1])
+        model: type[pydantic.BaseModel] | None = _model_at(tuple(error["loc"][:-1]))
         hint = near(name, model.model_fields) if model else ""
         return document.fault(at, f"unknown key '{name}'", hint)
     if kind == "missing":
@@ -134,9 +139,16 @@ def _pydantic_fault(document: Document, error: object) -> Fault:
     )
 
 
+def _in_file(at: Location) -> Location:
+    """Where in the file; pydantic puts the trainer's name below that of a candidate."""
+    return (*at[:2], *at[3:]) if at[:1] == ("candidates",) else at
+
+
 def _model_at(at: Location) -> type[pydantic.BaseModel] | None:
     """The spec model that stands at a location of a pipeline file."""
     annotation: object = Pipeline
+    if at[:1] == ("candidates",) and len(at) > 2:
+        annotation, at = CANDIDATES[str(at[2])], at[3:]
     for step in at:
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
             info = annotation.model_fields.get(str(step))
@@ -412,6 +424,15 @@ class _Checker:
             columns = parse(self.spec.label.expr).columns
         except ExpressionError as error:
             self.fault(at, f"label {error}")
+            return
+        self._readable(at, columns, set(base.names), frozenset())
+        if self.spec.label.weight is None:
+            return
+        at = ("label", "weight")
+        try:
+            columns = parse(self.spec.label.weight).columns
+        except ExpressionError as error:
+            self.fault(at, f"weight {error}")
             return
         self._readable(at, columns, set(base.names), frozenset())
 

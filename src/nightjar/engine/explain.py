@@ -23,7 +23,6 @@ from nightjar.engine.trainers import SCORE, Trainer
 
 TYPICAL = "typical"
 _AS_IS = -1
-_SMALLEST = 1e-9
 
 
 def typical(rows: DataFrame, features: Features) -> dict[str, float | str | None]:
@@ -61,7 +60,8 @@ def with_reasons(
     """`rows` with SCORE and the `top` features that move it most, largest effect first.
 
     For rank k: `reason_k`, the feature; `reason_k_value`, its value as text, null where missing;
-    `reason_k_effect`, in units of the score. All null from the first feature without an effect.
+    `reason_k_effect`, in units of the score. All null from the first feature whose effect is within
+    the trainer's tolerance.
     Every row is scored once as it is and once for each of the features. `key` tells rows apart.
     """
     features = list(typical)
@@ -95,7 +95,8 @@ def with_reasons(
         )
 
     effects = F.filter(
-        F.array_sort(F.transform(F.col("_others"), effect)), lambda e: e["order"] < -_SMALLEST
+        F.array_sort(F.transform(F.col("_others"), effect)),
+        lambda e: e["order"] < -engine.TOLERANCE,
     )
     ranked = scored.select("_row.*", SCORE, effects.alias("_effects"), names.alias("_names"),
                            values.alias("_values"))  # fmt: skip

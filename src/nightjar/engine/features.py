@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 
 from pyspark.errors import AnalysisException, ParseException
@@ -23,6 +23,7 @@ from nightjar.core.plan import Plan
 from nightjar.engine.quality.types import typed_schema
 
 AS_OF = "_as_of"
+WEIGHT = "_weight"
 
 
 def _derived(plan: Plan, rows: DataFrame, name: str, text: str) -> DataFrame:
@@ -38,13 +39,18 @@ def _derived(plan: Plan, rows: DataFrame, name: str, text: str) -> DataFrame:
 def build(plan: Plan, silver: Mapping[str, DataFrame]) -> DataFrame:
     """One row for each base row: key, published columns, features, `_ds`, `_as_of` and label.
 
+    Where the label has a weight, it stands in `_weight`.
+
     `silver` holds the silver rows of every source. The label is null where the event has none.
     Columns that are known only after the event are gone before any feature is derived.
     """
     spec = plan.spec
     base = plan.contract_of(spec.features.base)
     label = F.expr(spec.label.expr).cast("double")
-    rows = silver[spec.features.base].withColumn("_label", label).drop(*base.after_event)
+    rows = silver[spec.features.base].withColumn("_label", label)
+    if spec.label.weight is not None:
+        rows = rows.withColumn(WEIGHT, F.expr(spec.label.weight).cast("double"))
+    rows = rows.drop(*base.after_event)
     rows = rows.drop("_file", "_record")
     for name, text in plan.derive_before:
         rows = _derived(plan, rows, name, text)
@@ -62,6 +68,7 @@ def build(plan: Plan, silver: Mapping[str, DataFrame]) -> DataFrame:
         *kept,
         *[F.col(n).cast("double").alias(n) for n in numeric],
         *[F.col(n).cast("string").alias(n) for n in categorical],
+        *([WEIGHT] if spec.label.weight is not None else []),
         F.col("_label").alias(spec.label.name),
     )
 
@@ -89,6 +96,7 @@ def schema(plan: Plan) -> StructType:
             ],
             *[StructField(n, DoubleType()) for n in numeric],
             *[StructField(n, StringType()) for n in categorical],
+            *([StructField(WEIGHT, DoubleType())] if plan.spec.label.weight is not None else []),
             StructField(plan.spec.label.name, DoubleType()),
         ]
     )
@@ -147,9 +155,3 @@ def as_of_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
         "_left.*",
         *[F.when(young, F.col(f"_latest.{new}")).alias(new) for new in join.columns.values()],
     )
-
-
-def present(names: Sequence[str], frame: DataFrame) -> dict[str, int]:
-    """How many rows of `frame` have a value, for each of `names`; one pass."""
-    row = frame.agg(*[F.count(n).alias(n) for n in names]).first()
-    return {n: int(row[n]) for n in names} if row else {}

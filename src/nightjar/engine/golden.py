@@ -12,7 +12,6 @@ from nightjar.engine.registry import RegisteredModel
 from nightjar.engine.trainers import SCORE, Trainer
 
 ROWS = 64
-TOLERANCE = 1e-9
 
 
 def keep(engine: Trainer, model: Any, rows: DataFrame, folder: Path) -> None:
@@ -26,18 +25,18 @@ def replay(spark: SparkSession, engine: Trainer, loaded: Any, model: RegisteredM
     """Score the golden rows again; returns how many there are.
 
     Raises:
-        GoldenMismatch: a score differs by more than TOLERANCE, or a row is missing.
+        GoldenMismatch: a score differs by more than the trainer's TOLERANCE, or a row is missing.
     """
     golden = spark.read.parquet(str(model.folder / "golden"))
     rows = engine.score(loaded, golden).select("_expected", SCORE).collect()
     worst = max((abs(r["_expected"] - r[SCORE]) for r in rows), default=0.0)
     expected = int(model.facts["golden_rows"])
-    if len(rows) != expected or not worst <= TOLERANCE:
+    if len(rows) != expected or not worst <= engine.TOLERANCE:
         raise GoldenMismatch(
             f"model {model.label} does not give the scores that it gave when it was trained: "
             f"{len(rows)} of {expected} golden rows, largest difference {worst:.3g} (at most "
-            f"{TOLERANCE:g}). Nothing was scored. Has Spark or the model's code changed? Train "
-            "and promote again.",
+            f"{engine.TOLERANCE:g}). Nothing was scored. Has Spark or the model's code changed? "
+            "Train and promote again.",
             model=model.label,
             worst=worst,
         )

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from pathlib import Path
@@ -27,7 +27,7 @@ from nightjar.engine.lake import read_folder
 from nightjar.engine.registry import Registry
 from nightjar.engine.report import draw_training
 from nightjar.engine.stages.features import silver_frames, silver_records
-from nightjar.engine.trainers import SCORE, candidate_faults, trainer
+from nightjar.engine.trainers import SCORE, TrainingSet, candidate_faults, trainer
 from nightjar.engine.work import Work, blank_record
 
 SMALLEST_CLASS = 20
@@ -37,13 +37,20 @@ BASE_RATE = "base_rate"
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate, trained and measured on the test window."""
+    """One candidate, trained and measured on the test window.
+
+    `evaluation_seconds` is the time to score the test rows and count what came of it; `size` that
+    of the model's files in bytes; `notes` what its trainer says of the training.
+    """
 
     candidate: str
     run_id: str
     metrics: Metrics
     slices: Mapping[str, Mapping[str, Metrics]]
     seconds: float
+    evaluation_seconds: float
+    size: int
+    notes: Mapping[str, Any]
     refused: tuple[str, ...]
 
 
@@ -54,6 +61,7 @@ def train(work: Work, as_of: date) -> Record:
 
     Raises:
         SpecError: a candidate's estimator or parameters are wrong.
+        EnvironmentFault: a candidate needs what this session or this machine does not have.
         NotThereYet: no night that can be learnt from is loaded.
         TrainingRefused: the rows cannot give a model that means anything.
     """
@@ -75,6 +83,8 @@ def train(work: Work, as_of: date) -> Record:
     }
 
     def do(pending: object, attempt: str) -> dict[date, Record]:
+        for candidate in spec.candidates.values():
+            trainer(candidate.trainer).require(work.spark, candidate)
         cutoff = datetime.combine(nights[-1] + timedelta(days=1), clock.min, UTC) - spec.split.test
         with tempfile.TemporaryDirectory(dir=_scratch(work), prefix=f"{attempt}-") as scratch:
             session = _Session(work, as_of, nights, cutoff, Path(scratch))
@@ -136,27 +146,30 @@ class _Session:
         schema = features.schema(self.work.plan)
         train = read_folder(self.work.spark, schema, folder / "part=train")
         test = read_folder(self.work.spark, schema, folder / "part=test")
-        rows = self._look_at(train, test)
-        train = self._in_fixed_order(train, rows["train"]).persist(StorageLevel.MEMORY_AND_DISK)
+        rows = self._count(train, test)
+        training = TrainingSet.of(
+            train,
+            self.spec.features,
+            self.label,
+            self.work.plan.contract_of(self.spec.features.base).primary_key,
+            _scratch(self.work),
+            features.WEIGHT if self.spec.label.weight is not None else None,
+            self.work.say,
+        )
+        # Cached in a fixed order, which every trainer starts from.
+        train = training.in_fixed_order(max(8, rows["train"] // ROWS_A_PARTITION))
+        training = replace(training, rows=train.persist(StorageLevel.MEMORY_AND_DISK))
         try:
-            self.typical = explain.typical(train, self.spec.features)
-            trials = [self._trial(name, train, test) for name in self.spec.candidates]
+            self.typical = explain.typical(training.rows, self.spec.features)
+            trials = [self._trial(name, training, test) for name in self.spec.candidates]
             constant = test.withColumn(SCORE, F.lit(rows["train_positives"] / rows["train"]))
             base_rate, _ = evaluate(constant, SCORE, self.label)
             return self._decide(trials, test, base_rate, rows)
         finally:
-            train.unpersist()
+            training.rows.unpersist()
 
-    def _in_fixed_order(self, train: DataFrame, rows: int) -> DataFrame:
-        """Partitions and order decided by the rows alone.
-
-        Sampling and sums follow them, so that the same rows give the same model on any cluster.
-        """
-        key = self.work.plan.contract_of(self.spec.features.base).primary_key
-        return train.repartition(max(8, rows // ROWS_A_PARTITION), *key).sortWithinPartitions(*key)
-
-    def _look_at(self, train: DataFrame, test: DataFrame) -> dict[str, int]:
-        """Count what there is to learn from; refuse what cannot give a meaningful model."""
+    def _count(self, train: DataFrame, test: DataFrame) -> dict[str, int]:
+        """Count rows and positives; refuse what is too little to mean anything."""
         counts = {}
         for name, rows in (("train", train), ("test", test)):
             row = rows.agg(F.count(F.lit(1)).alias("n"), F.sum(self.label).alias("p")).first()
@@ -172,14 +185,6 @@ class _Session:
                     f"label '{self.label}': {self.spec.label.expr}",
                     **counts,
                 )
-        names = [*self.spec.features.numeric, *self.spec.features.categorical]
-        empty = [n for n, found in features.present(names, train).items() if found == 0]
-        if empty:
-            raise TrainingRefused(
-                f"no training row has a value for: {', '.join(empty)}. Remove the feature, or see "
-                "why its source gives nothing.",
-                features=empty,
-            )
         return counts
 
     def _draw(self, trials: list[Trial], best: Trial) -> Path:
@@ -196,37 +201,43 @@ class _Session:
         self.registry.log_file(best.run_id, path)
         return path
 
-    def _trial(self, name: str, train: DataFrame, test: DataFrame) -> Trial:
+    def _trial(self, name: str, training: TrainingSet, test: DataFrame) -> Trial:
         candidate = self.spec.candidates[name]
         engine = trainer(candidate.trainer)
         with self.registry.run(name, {"as_of": str(self.as_of), "candidate": name}) as run_id:
             self.work.say(f"  training {name} ...")
             started = time.monotonic()
-            model = engine.fit(train, self.spec.features, self.label, candidate)
+            model = engine.fit(training, candidate)
             seconds = time.monotonic() - started
+            started = time.monotonic()
             metrics, slices = evaluate(
                 engine.score(model, test), SCORE, self.label, self.spec.gate.slices
             )
+            scoring = time.monotonic() - started
             folder = self.scratch / name
             folder.mkdir()
             engine.save(model, folder / "model")
+            size = sum(p.stat().st_size for p in (folder / "model").rglob("*") if p.is_file())
             golden.keep(engine, model, test, folder / "golden")
-            facts = self._facts(name, metrics)
+            facts = self._facts(name, metrics, engine.notes(model))
             (folder / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
             self.registry.log(
                 run_id,
                 {
-                    "trainer": candidate.trainer,
                     "estimator": candidate.estimator,
-                    "categorical": candidate.categorical,
-                    "standardize": candidate.standardize,
+                    **candidate.model_dump(mode="json", exclude={"params"}),
                     **{f"param.{k}": v for k, v in candidate.params.items()},
                     "first_night": self.nights[0],
                     "last_night": self.nights[-1],
                     "test_from": self.cutoff.isoformat(),
                     "code": code_digest(),
                 },
-                {**metrics.as_dict(), "training_seconds": seconds},
+                {
+                    **metrics.as_dict(),
+                    "training_seconds": seconds,
+                    "evaluation_seconds": scoring,
+                    "model_bytes": size,
+                },
             )
             self.registry.store(run_id, folder)
             shutil.rmtree(folder)
@@ -236,9 +247,9 @@ class _Session:
             f"[{metrics.roc_auc_low:.4f}, {metrics.roc_auc_high:.4f}]  "
             f"log loss {metrics.log_loss:.4f}  ({seconds:.1f} s)"
         )
-        return Trial(name, run_id, metrics, slices, seconds, refused)
+        return Trial(name, run_id, metrics, slices, seconds, scoring, size, facts["notes"], refused)
 
-    def _facts(self, name: str, metrics: Metrics) -> dict[str, Any]:
+    def _facts(self, name: str, metrics: Metrics, notes: dict[str, Any]) -> dict[str, Any]:
         candidate = self.spec.candidates[name]
         return {
             "pipeline": self.spec.name,
@@ -251,6 +262,7 @@ class _Session:
             "test_from": self.cutoff.isoformat(),
             "metrics": metrics.as_dict(),
             explain.TYPICAL: self.typical,
+            "notes": notes,
             "golden_rows": min(golden.ROWS, metrics.rows),
             "nightjar": nightjar.__version__,
             "code": code_digest(),
@@ -301,7 +313,11 @@ class _Session:
                     t.candidate: {
                         **t.metrics.as_dict(),
                         "seconds": round(t.seconds, 3),
+                        "evaluation_seconds": round(t.evaluation_seconds, 3),
+                        "model_bytes": t.size,
+                        "notes": dict(t.notes),
                         "run": t.run_id,
+                        "trainer": self.spec.candidates[t.candidate].trainer,
                         "estimator": self.spec.candidates[t.candidate].estimator,
                         "refused": list(t.refused),
                         "calibration": t.metrics.calibration,

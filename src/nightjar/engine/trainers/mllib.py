@@ -26,11 +26,13 @@ from pyspark.sql import functions as F
 
 from nightjar.core.documents import Location
 from nightjar.core.errors import near
-from nightjar.core.pipeline import Candidate, Features
-from nightjar.engine.trainers import SCORE
+from nightjar.core.pipeline import Features, MllibCandidate
+from nightjar.engine.trainers import SCORE, TrainingSet, Wrong
+
+TOLERANCE = 1e-9
 
 
-def faults(candidate: Candidate) -> list[tuple[Location, str, str]]:
+def faults(candidate: MllibCandidate, weighted: bool) -> list[Wrong]:
     cls = _estimator_class(candidate.estimator)
     if cls is None:
         known = _known_estimators()
@@ -42,8 +44,11 @@ def faults(candidate: Candidate) -> list[tuple[Location, str, str]]:
                 near(found, known),
             )
         ]
-    wrong: list[tuple[Location, str, str]] = []
+    wrong: list[Wrong] = []
     params = _params(cls)
+    if weighted and "weightCol" not in params:
+        problem = f"{cls.__name__} takes no weights, and the label has one"
+        wrong.append((("estimator",), problem, ""))
     for name, value in candidate.params.items():
         at: Location = ("params", name)
         if name.endswith("Col"):  # a column: the trainer makes them
@@ -60,10 +65,18 @@ def faults(candidate: Candidate) -> list[tuple[Location, str, str]]:
     return wrong
 
 
-def fit(rows: DataFrame, features: Features, label: str, candidate: Candidate) -> PipelineModel:
+def require(spark: SparkSession, candidate: MllibCandidate) -> None:
+    del spark, candidate  # any session will do
+
+
+def fit(training: TrainingSet, candidate: MllibCandidate) -> PipelineModel:
+    features = training.features
     cls = _estimator_class(candidate.estimator)
     assert cls is not None, "faults() is asked first"
-    estimator = cls(featuresCol="_features", labelCol=label, **candidate.params)
+    columns = {"featuresCol": "_features", "labelCol": training.label}
+    if training.weight:
+        columns["weightCol"] = training.weight
+    estimator = cls(**columns, **candidate.params)
     stages: list[Estimator[Any] | Transformer] = []
     inputs: list[str] = []
     if features.numeric:
@@ -81,7 +94,7 @@ def fit(rows: DataFrame, features: Features, label: str, candidate: Candidate) -
     if candidate.standardize:
         stages.append(StandardScaler(inputCol=assembled, outputCol="_features"))
     stages.append(estimator)
-    return Pipeline(stages=stages).fit(rows)
+    return Pipeline(stages=stages).fit(training.rows)
 
 
 def score(model: PipelineModel, rows: DataFrame) -> DataFrame:
@@ -99,8 +112,13 @@ def load(spark: SparkSession, folder: Path) -> PipelineModel:
     return PipelineModel.load(str(folder))
 
 
+def notes(model: PipelineModel) -> dict[str, Any]:
+    del model
+    return {}
+
+
 def _encoders(
-    features: Features, candidate: Candidate
+    features: Features, candidate: MllibCandidate
 ) -> tuple[list[Estimator[Any] | Transformer], list[str]]:
     indexed = [f"_index_{n}" for n in features.categorical]
     encoded = [f"_encoded_{n}" for n in features.categorical]
