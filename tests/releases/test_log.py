@@ -206,6 +206,34 @@ def test_a_vacuum_between_a_writers_copy_and_its_entry_makes_it_copy_again(
     verify(log, release)
 
 
+@pytest.mark.parametrize("what", ["releases/", "trash/"])
+def test_two_vacuums_at_one_time_take_each_thing_once(
+    log: ReleaseLog, batches: Batches, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """One has listed what the other takes before its age is asked."""
+    for run in "abc":
+        batches[0, run].publish(log)
+    at_once = Retention(releases=1, grace=AT_ONCE)
+    vacuum(log, at_once)
+    if what == "trash/":
+        vacuum(log, at_once)
+    age, other, overtaken = log.store.age, ReleaseLog(Path(), PIPELINE, log.store), []
+
+    def late(key: str) -> float:
+        if key.startswith(what) and not overtaken:
+            overtaken.append(key)
+            monkeypatch.setattr(log.store, "age", age)
+            vacuum(other, at_once)
+            vacuum(other, at_once)
+            monkeypatch.setattr(log.store, "age", late)
+        return age(key)
+
+    monkeypatch.setattr(log.store, "age", late)
+    vacuum(log, at_once)
+    assert overtaken
+    verify(log, log.require())
+
+
 def test_without_a_retention_everything_stays(log: ReleaseLog, batches: Batches) -> None:
     for run in "abc":
         batches[0, run].publish(log)

@@ -7,6 +7,7 @@ mark is older than the grace period and nothing was written to it since.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -50,17 +51,18 @@ def collect(
     for attempt in found:
         key = attempt.relative_to(warehouse)
         mark = attempt / _MARK
-        if key.parts in named:
-            if not dry_run:
-                mark.unlink(missing_ok=True)
-        elif not mark.exists():
-            marked.append(str(key))
-            if not dry_run:
-                mark.touch()
-        elif _idle(attempt, warehouse) > grace.total_seconds():
-            deleted.append(str(key))
-            if not dry_run:
-                shutil.rmtree(attempt)
+        with contextlib.suppress(FileNotFoundError):  # another vacuum was quicker
+            if key.parts in named:
+                if not dry_run:
+                    mark.unlink(missing_ok=True)
+            elif not mark.exists():
+                if not dry_run:
+                    mark.touch()
+                marked.append(str(key))
+            elif _idle(attempt, warehouse) > grace.total_seconds():
+                if not dry_run:
+                    shutil.rmtree(attempt)
+                deleted.append(str(key))
     return Collected(tuple(marked), tuple(deleted))
 
 

@@ -61,8 +61,8 @@ def with_reasons(
 
     For rank k: `reason_k`, the feature; `reason_k_value`, its value as text, null where missing;
     `reason_k_effect`, in units of the score. All null from the first feature whose effect is within
-    the trainer's tolerance.
-    Every row is scored once as it is and once for each of the features. `key` tells rows apart.
+    the trainer's tolerance. Every row is scored once as it is and once for each of the features;
+    `key` tells rows apart.
     """
     features = list(typical)
     kinds = dict(rows.dtypes)

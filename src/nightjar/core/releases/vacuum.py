@@ -8,6 +8,7 @@ period by the store's own clock: from expiry to the trash, and from the trash to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -95,7 +96,7 @@ def _plan(log: ReleaseLog, retention: Retention) -> tuple[tuple[str, ...], tuple
         if r.id in lately and f"releases/{r.id}.json" not in taken
     }
     nights = {n["folder"] for r in needed.values() for n in nights_of(r).values()}
-    garbage = [key for key in _unneeded(log, set(needed), nights) if log.store.age(key) > grace]
+    garbage = [key for key in _unneeded(log, set(needed), nights) if _age(log, key) > grace]
     return tuple(r.id for r in expiring), tuple(garbage)
 
 
@@ -129,5 +130,13 @@ def _unneeded(log: ReleaseLog, releases: set[str], nights: set[str]) -> Iterator
 
 def _old_trash(log: ReleaseLog, grace: timedelta) -> Iterator[str]:
     for label in log.store.names("trash"):  # the version of the vacuum that filled it
-        if log.store.age(f"trash/{label}") > grace.total_seconds():
+        if _age(log, f"trash/{label}") > grace.total_seconds():
             yield label
+
+
+def _age(log: ReleaseLog, key: str) -> float:
+    """Seconds since the key was stored; less than any where another vacuum took it meanwhile."""
+    try:
+        return log.store.age(key)
+    except FileNotFoundError:
+        return -math.inf
