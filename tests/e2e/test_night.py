@@ -231,9 +231,9 @@ def _rewrite(path: Path, change: Callable[[list[str]], list[str]]) -> None:
         (_drop_column, "INPUT_COLUMNS", ["'time_hour' is missing"]),
         (_add_column, "INPUT_COLUMNS", ["'gate' is not in the contract"]),
         (_misname_column, "INPUT_COLUMNS", ["'tailnum' is missing (did you mean 'tail_num'?)"]),
-        (lambda p: p.write_bytes(p.read_text().encode("utf-16")), "INPUT_UNREADABLE", ["UTF-16"]),
+        (lambda p: p.write_bytes(p.read_text().encode("utf-32")), "INPUT_UNREADABLE", ["UTF-32"]),
     ],
-    ids=["missing", "empty", "column missing", "column extra", "column misnamed", "utf-16"],
+    ids=["missing", "empty", "column missing", "column extra", "column misnamed", "utf-32"],
 )  # fmt: skip
 def test_a_delivery_that_is_not_as_agreed_is_refused_before_spark_starts(
     copy_of_trained: Path, spoil: Callable[[Path], object], code: str, named: list[str]

@@ -306,9 +306,12 @@ def test_a_record_longer_than_a_block(
 
 def test_a_record_longer_than_any_may_be(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "BLOCK_BYTES", 64)
-    path = write("a,b\n1,2\n" + "x" * 4000 + ",3\n")
-    with pytest.raises(OversizedInput):
-        read(path, limits={"record": 1024})
+    for length in (1030, 1500, 4000):
+        for end in (",3", ""):
+            path = write("a,b\n1,2\n" + "x" * length + end + "\n")
+            with pytest.raises(OversizedInput):
+                read(path, limits={"record": 1024})
+    assert read(write("a,b\n" + "x" * 1000 + ",3\n"), limits={"record": 1024})
 
 
 def test_crlf_in_quotes_where_two_blocks_meet(

@@ -135,9 +135,13 @@ def read_records(path: Path, expected: Sequence[str], source: Source) -> Iterato
 def _too_long(path: Path, count: int, longest: int, error: Exception) -> Exception:
     if "straddling" not in str(error):
         return unreadable(path, f"after record {count}: {error}")
+    return _oversized(path, f"record {count + 1} or one soon after it", longest)
+
+
+def _oversized(path: Path, record: str, longest: int) -> OversizedInput:
     return OversizedInput(
-        f"{path}: record {count + 1} or one soon after it is longer than {longest:,} bytes, the "
-        "source's limit. (Is a quote not closed?) If the file is right, raise limits: record.",
+        f"{path}: {record} is longer than {longest:,} bytes, the source's limit. (Is a quote not "
+        "closed?) If the file is right, raise limits: record.",
         path=str(path),
     )
 
@@ -343,11 +347,27 @@ class _Reader:
         slots = np.ones(good + len(taken), dtype=bool)
         slots[[reject.number - self.count - 1 for reject in taken]] = False
         numbers = np.flatnonzero(slots) + 1 + self.count
+        if 2 * self.block > self.source.limits.record:  # as long a record may have got through
+            self._refuse_long(numbers, batch, taken)
         self.count += len(slots)
         self.bad += len(taken)
         yield from taken
         if batch is not None and good:
             yield from self._judged(numbers, batch)
+
+    def _refuse_long(
+        self,
+        numbers: np.ndarray[Any, np.dtype[np.int64]],
+        batch: pa.RecordBatch | None,
+        taken: Sequence[Unparsable],
+    ) -> None:
+        longest = self.source.limits.record
+        long = [reject.number for reject in taken if len(reject.text) > longest]
+        if batch is not None and len(numbers):
+            lengths = np.sum([np.asarray(pc.binary_length(c)) for c in batch.columns], axis=0)
+            long += numbers[lengths > longest].tolist()
+        if long:
+            raise _oversized(self.path, f"record {min(long)}", longest)
 
     def _ends(self, batch: pa.RecordBatch) -> bool:
         """Whether the batch's last record holds the line that was put after the file's end."""

@@ -126,7 +126,7 @@ def admitted(warehouse: Path, name: str, source: Source) -> Path:
             path=str(path),
         )
     age = timedelta(seconds=time.time() - target.stat().st_mtime)
-    if age < source.settled:
+    if source.settled and age < source.settled:
         raise UnsettledInput(
             f"{path} was written {age.total_seconds():.0f} s ago; the source takes files that have "
             f"lain for {source.settled}. Run again later.",

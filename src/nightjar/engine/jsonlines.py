@@ -31,10 +31,6 @@ class _Refused(ValueError):
     """What is wrong with one record."""
 
 
-class _Digits(str):
-    """A number or a word of JSON, as it was written."""
-
-
 def look(path: Path, contract: Contract, source: Source) -> None:
     """As of Reader. Keys are held against the contract record by record, when it is read.
 
@@ -66,7 +62,7 @@ def read(path: Path, contract: Contract, source: Source) -> Iterator[Item]:
     look(path, contract, source)
     names = contract.delivered_names
     decoder = json.JSONDecoder(
-        object_pairs_hook=_object, parse_int=_Digits, parse_float=_Digits, parse_constant=_constant
+        object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_constant
     )
     text = TextFile(path, source)
     number = bad = 0
@@ -130,20 +126,25 @@ def _values(line: bytes, decoder: json.JSONDecoder, names: Sequence[str]) -> lis
         raise _Refused("is nested too deep") from error
     if not isinstance(record, dict):
         raise _Refused(f"is no JSON object: {text[:40]}")
-    extra = record.keys() - set(names)
-    if extra:
-        listed = ", ".join(visible(name) for name in sorted(extra)[:5])
+    values = [record.pop(name, None) for name in names]
+    if record:
+        listed = ", ".join(visible(name) for name in sorted(record)[:5])
         raise _Refused(f"key {listed} is not in the contract")
-    return [_text(name, record.get(name)) for name in names]
+    if "\\u" in text:  # else no text holds what UTF-8 cannot
+        _refuse_halves(names, values)
+    return [
+        value if value is None or isinstance(value, str) else _text(name, value)
+        for name, value in zip(names, values, strict=True)
+    ]
 
 
-def _text(name: str, value: Any) -> str | None:
-    if isinstance(value, _Digits) or value is None:
-        return value
-    if isinstance(value, str):
-        if _SURROGATE.search(value):
+def _refuse_halves(names: Sequence[str], values: Sequence[Any]) -> None:
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, str) and _SURROGATE.search(value):
             raise _Refused(f"key '{name}' holds half a surrogate pair, which is no character")
-        return value
+
+
+def _text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     raise _Refused(f"key '{name}' holds {'an object' if isinstance(value, dict) else 'a list'}")

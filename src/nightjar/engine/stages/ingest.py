@@ -174,7 +174,7 @@ def _batch(
     empty = pa.nulls(rows, pa.string())
 
     def column(value: object, type_: pa.DataType) -> pa.Array:
-        return pa.array([value] * rows, type_)
+        return pa.repeat(pa.scalar(value, type_), rows)
 
     arrays = list(values) if values is not None else [empty] * len(columns)
     arrays += [
