@@ -149,7 +149,11 @@ def as_of_join(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
     )
 
 
-def present(names: Sequence[str], frame: DataFrame) -> dict[str, int]:
-    """How many rows of `frame` have a value, for each of `names`; one pass."""
-    row = frame.agg(*[F.count(n).alias(n) for n in names]).first()
+def variety(names: Sequence[str], frame: DataFrame) -> dict[str, int]:
+    """How many values each of `names` has in `frame`: none, 1, or 2 for more; one pass."""
+    kinds = [
+        F.when(F.count(n) == 0, 0).when(F.min(n) == F.max(n), 1).otherwise(2).alias(n)
+        for n in names
+    ]
+    row = frame.agg(*kinds).first()
     return {n: int(row[n]) for n in names} if row else {}

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
@@ -119,6 +119,7 @@ class _Session:
         self.scratch = scratch
         self.spec = work.plan.spec
         self.label = self.spec.label.name
+        self.key = work.plan.contract_of(self.spec.features.base).primary_key
         self.registry = Registry(work.project, self.spec.name)
 
     def run(self, built: DataFrame) -> Record:
@@ -135,7 +136,10 @@ class _Session:
         schema = features.schema(self.work.plan)
         train = read_folder(self.work.spark, schema, folder / "part=train")
         test = read_folder(self.work.spark, schema, folder / "part=test")
-        rows = self._look_at(train, test)
+        train, shared = without_rows_of(train, test, self.key)
+        if shared:
+            self.work.say(f"  {shared:,} rows are tested on too, and are not learnt from")
+        rows = {**self._look_at(train, test), "shared": shared}
         train = self._in_fixed_order(train, rows["train"]).persist(StorageLevel.MEMORY_AND_DISK)
         try:
             trials = [self._trial(name, train, test) for name in self.spec.candidates]
@@ -150,8 +154,8 @@ class _Session:
 
         Sampling and sums follow them, so that the same rows give the same model on any cluster.
         """
-        key = self.work.plan.contract_of(self.spec.features.base).primary_key
-        return train.repartition(max(8, rows // ROWS_A_PARTITION), *key).sortWithinPartitions(*key)
+        parts = max(8, rows // ROWS_A_PARTITION)
+        return train.repartition(parts, *self.key).sortWithinPartitions(*self.key)
 
     def _look_at(self, train: DataFrame, test: DataFrame) -> dict[str, int]:
         """Count what there is to learn from; refuse what cannot give a meaningful model."""
@@ -171,13 +175,17 @@ class _Session:
                     **counts,
                 )
         names = [*self.spec.features.numeric, *self.spec.features.categorical]
-        empty = [n for n, found in features.present(names, train).items() if found == 0]
+        found = features.variety(names, train)
+        empty = [n for n in names if found[n] == 0]
         if empty:
             raise TrainingRefused(
                 f"no training row has a value for: {', '.join(empty)}. Remove the feature, or see "
                 "why its source gives nothing.",
                 features=empty,
             )
+        constant = [n for n in names if found[n] == 1]
+        if constant:
+            self.work.say(f"  warning: the same in every training row: {', '.join(constant)}")
         return counts
 
     def _draw(self, trials: list[Trial], best: Trial) -> Path:
@@ -292,6 +300,7 @@ class _Session:
                 "report": self.work.project.relative(picture),
                 "nights": [str(self.nights[0]), str(self.nights[-1])],
                 "test_from": self.cutoff.isoformat(),
+                "shared_rows": rows["shared"],
                 "base_rate": base_rate.as_dict(),
                 "champion_before": standing.as_dict() if standing else None,
                 "candidates": {
@@ -311,6 +320,16 @@ class _Session:
                 },
             },
         )
+
+
+def without_rows_of(train: DataFrame, test: DataFrame, key: Sequence[str]) -> tuple[DataFrame, int]:
+    """`train` without the rows whose key is in `test` too, and how many these are.
+
+    A row that was delivered on two nights could else be learnt by heart and then tested on.
+    """
+    keys = test.select(*key).distinct()
+    shared = train.join(keys, list(key), "left_semi").count()
+    return (train.join(keys, list(key), "left_anti") if shared else train), shared
 
 
 def gate_faults(
