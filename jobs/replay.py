@@ -22,9 +22,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
 
     def mend(work: Work) -> None:
-        replay(
-            work,
-            Request(work.night, given.dataset, given.rows, given.by, given.reason, given.release),
-        )
+        asked = (given.dataset, given.rows, given.by, given.reason, given.release)
+        work.say(str(replay(work, Request(work.night, *asked))))
 
     run_given(mend, given)

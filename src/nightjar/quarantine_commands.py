@@ -236,7 +236,7 @@ def replay(
 
         with open_work(found, plan, [ds], profile, say) as work:
             outcome = engine.replay(work, request)
-        answer(as_json, outcome.as_dict(), _told(outcome.as_dict()))
+        answer(as_json, outcome.as_dict(), str(outcome))
 
 
 def history(
@@ -329,20 +329,6 @@ def _require(project: Project, plan: Plan, ds: Any, dataset: str, rule: str | No
     if rule is not None and rule not in broken:
         raise UsageError(f"no row of {dataset} {ds} breaks a rule {rule!r}; {near(rule, broken)}")
     return record
-
-
-def _told(outcome: dict[str, Any]) -> str:
-    name = f"{outcome['pipeline']} {outcome['ds']}"
-    if outcome["number"] is None:
-        lines = [f"{name}: no row was changed"]
-    else:
-        became = ", ".join(f"{n:,} {kind}" for kind, n in outcome["outcomes"].items() if n)
-        lines = [f"{name}: replay {outcome['number']}, {outcome['changed']:,} row(s): {became}"]
-    lines += [f"  still broken: {rule} ({n:,})" for rule, n in outcome["still_broken"].items()]
-    if outcome["released"]:
-        lines.append(f"  release {outcome['release']}")
-    lines += [f"  {night} looked back at it and was released again" for night in outcome["also"]]
-    return "\n".join(lines)
 
 
 def _table(lines: list[list[str]]) -> list[str]:

@@ -71,7 +71,7 @@ def test_the_commands_mend_a_night(released: Path, tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert "already done" in done.stdout
+    assert "no row was changed" in done.stdout
     assert len(log.all()) == before + 1
     record = project / "warehouse" / "runs" / PIPELINE / str(NIGHT) / "clean.airports.json"
     assert json.loads(record.read_text())["counts"]["clean"] == 1458

@@ -239,6 +239,35 @@ def test_a_quarantined_row_displaces_no_good_one(run: Any, contract: Any) -> Non
     assert [r["outcome"] for r in rows] == [SILVER, QUARANTINE, QUARANTINE]
 
 
+def test_a_dependency_goes_by_most_rows_that_are_alike(run: Any, contract: Any) -> None:
+    depends = {
+        "type": "custom",
+        "engine": "nightjar",
+        "implementation": {"check": "dependsOn", "columns": ["zip", "state"]},
+        "mustBe": 0,
+        "severity": "error",
+    }
+    things = contract(
+        [ID, {"name": "zip", "logicalType": "string"}, {"name": "state", "logicalType": "string"},
+         {"name": "city", "logicalType": "string", "quality": [depends]}]
+    )  # fmt: skip
+    rows = [
+        ("1", "a", "x", "ulm"), ("2", "a", "x", "ulm"), ("3", "a", "x", "uln"),
+        ("4", "a", "x", None),
+        ("5", "a", "y", "uln"),
+        ("6", "b", "x", "bonn"), ("7", "b", "x", "born"),
+        ("8", None, "x", "ulm"), ("9", None, "x", "ulm"), ("10", None, "x", "bonn"),
+        ("11", "c", "x", "kiel"), ("12", "c", "x", "kiel"), ("13", "c", "x", "keil"),
+        ("14", "c", "x", "kile"),
+    ]  # fmt: skip
+    found = run(things, rows)
+    assert [r["_record"] for r in found if r["outcome"] == QUARANTINE] == [3]
+    (reason,) = found[2]["_broken"]
+    assert tuple(reason) == (
+        "things.city.dependency", "city", "uln", "what most rows with its zip, state have"
+    )  # fmt: skip
+
+
 def test_without_the_step_repeated_keys_stay(run: Any, contract: Any) -> None:
     rows = run(contract([ID]), [("a",), ("a",)])
     assert [r["outcome"] for r in rows] == [SILVER, SILVER]

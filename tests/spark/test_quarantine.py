@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from nightjar.cli import app
 from nightjar.contracts import own_contract
+from nightjar.core.checks import Bounds, DatasetRule, Quarantined, Severity
 from nightjar.core.errors import (
     Conflict,
     GateFailed,
@@ -30,12 +31,12 @@ from nightjar.core.errors import (
 from nightjar.core.releases import ReleaseLog
 from nightjar.core.releases.log import nights_of
 from nightjar.engine.night import run_night
-from nightjar.engine.quality.gate import judge
+from nightjar.engine.quality.gate import examples, judge
 from nightjar.engine.quality.types import typed_schema
 from nightjar.engine.quarantine import table_file
 from nightjar.engine.repairs import RepairLog
 from nightjar.engine.replay import Outcome, Request, replay
-from nightjar.engine.stages import clean
+from nightjar.engine.stages import clean, ingest
 
 NIGHT, LATER = date(2024, 3, 11), date(2024, 3, 12)
 FILE = f"landing/parcels/{NIGHT}.csv"
@@ -169,6 +170,42 @@ def test_every_file_is_accounted_for(released: Any) -> None:
     assert parcels["deduplicated"] == sum(n - 1 for n in keys.values() if n > 1) == 2
     assert (parcels["clean"], parcels["quarantined"], parcels["discarded"]) == (60, 4, 0)
     assert told["uncounted"] == []
+
+
+def test_what_could_not_be_counted_is_said(released: Any, new_parcels: Callable[..., Any]) -> None:
+    made = new_parcels()
+    made.land(NIGHT)
+    path = made.project.warehouse / FILE
+    path.write_text(path.read_text() + f'{NIGHT}-q,"open,north,1,1\n{NIGHT}-r,x,north,1,1\n')
+    ingest.run(made.work(NIGHT), "parcels")
+    told = nightjar(made, "accounting", "parcels")
+    assert (told["files"][0]["read"], told["files"][0]["clean"]) == (67, None)
+    assert "parcels: its rows were read, and have not been cleaned since" in told["uncounted"]
+    assert f"traffic: nothing was read for {NIGHT}" in told["uncounted"]
+    clean.run(made.work(NIGHT), "parcels")
+    told = nightjar(made, "accounting", "parcels")
+    assert (told["files"][0]["unparsable"], told["files"][0]["quarantined"]) == (2, 5)
+    assert "1 line ends stand inside unparsable records" in told["uncounted"][0]
+
+
+def test_messages_hide_persons(released: Any, new_parcels: Callable[..., Any]) -> None:
+    """A refusal is read in logs by many."""
+    made = new_parcels(copy_of=released)
+    short = {"maxLength": 3}
+    contract_with(made, "parcels", parcel={"tags": ["pii"], "logicalTypeOptions": short})
+    with pytest.raises(GateFailed) as caught:
+        mend(made, None)
+    assert "parcels.rowCount" in caught.value.message
+    assert f"{NIGHT}-" not in caught.value.message
+    contract = made.plan.contract_of("parcels")
+    rule = DatasetRule("r", Quarantined(Bounds(0, 0)), Severity.CRITICAL, "")
+    record = made.work(NIGHT).book.get(NIGHT, "clean.parcels")
+    folder = made.project.warehouse / record.outputs["quarantine"]
+    rows = made.spark.read.parquet(str(folder))
+    (first, *_) = examples(rows, rule, contract.pii)
+    assert "rule=parcels.parcel.length" in first
+    assert "found=***" in first
+    assert f"found={NIGHT}" in examples(rows, rule)[0]
 
 
 def records_of(made: Any) -> list[list[str]]:

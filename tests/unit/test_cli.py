@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from nightjar.cli import app
 from nightjar.core.project import Project
+from nightjar.core.records import Record, RecordBook
 
 COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
 HEAVY = {
@@ -49,6 +50,42 @@ def test_help_is_light() -> None:
 
 def test_listing_releases_is_light(project: Project) -> None:
     assert not loaded_by("releases", *place(project)) & HEAVY
+
+
+@pytest.mark.parametrize("command", [("quarantine", "list"), ("accounting",)])
+def test_what_is_in_the_records_is_light(project: Project, command: tuple[str, ...]) -> None:
+    book = RecordBook(project.warehouse, "late_trips")
+    files = [{"file": "f.csv", "bytes": 9, "sha256": "0", "records": 3, "unparsable": 1}]
+    became = {"clean": 1, "quarantined": 2, "deduplicated": 0, "discarded": 0}
+    told = [{"file": "f.csv", "sha256": "0", **became}]
+    counts, details = {"read": 3, **became}, {"files": told, "rules_broken": {"trips.x": 2}}
+    for step, more in (
+        ("ingest.trips", {"details": {"files": files}}),
+        ("clean.trips", {"counts": counts, "details": details}),
+    ):
+        book.put(Record(step, "2024-03-01", "", "", **more))  # type: ignore[arg-type]
+    assert not loaded_by(*command, "late_trips", *place(project)) & HEAVY
+    shown = nightjar(*command, "late_trips", *place(project)).output
+    assert "2024-03-01" in shown
+    assert "2 x trips.x" in shown or "f.csv" in shown
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("show", "late_trips", "--ds", "2024-03-01", "--dataset", "../../etc"),
+        ("show", "late_trips", "--ds", "2024-03-01", "--dataset", "trips'; DROP TABLE x; --"),
+        ("show", "late_trips", "--ds", "../2024", "--dataset", "trips"),
+        ("show", "late_trips", "--ds", "2024-02-30", "--dataset", "trips"),
+        ("list", "../late_trips"),
+        ("list", "$(reboot)"),
+        ("replay", "late_trips", "--ds", "2024-03-01", "--dataset", "trip", "--rows", "x.csv"),
+        ("replay", "late_trips", "--ds", "2024-03-01", "--rows", "x.csv"),
+    ],
+)
+def test_values_are_data_never_paths_or_commands(project: Project, asked: tuple[str, ...]) -> None:
+    result = nightjar("quarantine", *asked, *place(project))
+    assert (result.exit_code, result.exception.__class__) == (2, SystemExit)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

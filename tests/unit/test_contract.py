@@ -19,6 +19,7 @@ from nightjar.core.checks import (
     Castable,
     DatasetRule,
     DataType,
+    DependsOn,
     Duplicates,
     Fresh,
     InRange,
@@ -30,6 +31,7 @@ from nightjar.core.checks import (
     OneOf,
     Quarantined,
     RowCount,
+    RowRule,
     RowRulesHold,
     Severity,
 )
@@ -120,6 +122,25 @@ def test_dataset_rules(project: Project) -> None:
     }
 
 
+def test_a_threshold_on_one_rule(project: Project, edit: Any) -> None:
+    one = "implementation: {check: quarantinedRows, rule: trips.kind.allowed}"
+    edit(TRIPS, IMPLEMENTED, one)
+    found = {rule.id: rule.check for rule in trips(project).dataset_rules}
+    bounds = Bounds(None, 5, unit="percent")
+    assert found["trips.quarantinedRows.kind.allowed"] == Quarantined(bounds, "trips.kind.allowed")
+
+
+def test_a_dependency_is_a_row_rule_that_the_gate_does_not_prove(
+    project: Project, edit: Any
+) -> None:
+    edit(TRIPS, NULLS, DEPENDS)
+    contract = trips(project)
+    rule = RowRule("trips.delay.dependency", DependsOn("delay", ("station",)))
+    assert rule in contract.row_rules
+    (held,) = (r.check for r in contract.dataset_rules if isinstance(r.check, RowRulesHold))
+    assert set(contract.row_rules) - set(held.rules) == {rule}
+
+
 def test_columns_that_a_dataset_rule_reads() -> None:
     def columns(check: Any) -> tuple[str, ...]:
         return DatasetRule("d.x", check, Severity.WARNING, "").columns
@@ -132,6 +153,11 @@ def test_columns_that_a_dataset_rule_reads() -> None:
 
 # -- faults ------------------------------------------------------------------------------------
 
+IMPLEMENTED = "implementation: quarantinedRows"
+DEPENDS = (
+    "{type: custom, engine: nightjar, implementation: {check: dependsOn, columns: [station]}, "
+    "mustBe: 0, severity: error}"
+)
 FRESH = "{property: freshness, value: 30, unit: h, element: trips.starts_at}"
 PRICE = 'physicalType: "decimal(9,2)"'
 PLANNED = "{minimum: 0, exclusiveMaximum: 1440}"
@@ -213,6 +239,14 @@ FAULTS = [
     ("engine: nightjar", "engine: soda", "'soda'", "nightjar"),
     ("quarantinedRows", "quarantineRows", "'quarantineRows'", "'quarantinedRows'"),
     (NULLS, "{type: custom, engine: nightjar, implementation: quarantinedRows, mustBe: 0}", "'delay'", ""),
+    (IMPLEMENTED, "implementation: {check: quarantinedRows, rule: trips.kind.alowed}", "'trips.kind.alowed'", "'trips.kind.allowed'"),
+    (IMPLEMENTED, "implementation: {check: quarantinedRows}", "None", ""),
+    (IMPLEMENTED, "implementation: {check: quarantinedRows, rle: trips.unparsable}", "'rle'", "'rule'"),
+    (NULLS, DEPENDS.replace("[station]", "[]"), "'delay'", "columns"),
+    (NULLS, DEPENDS.replace("station", "statoin"), "'statoin'", "'station'"),
+    (NULLS, DEPENDS.replace("station", "delay"), "'delay'", ""),
+    (NULLS, DEPENDS.replace("dependsOn", "dependOn"), "'dependOn'", "'dependsOn'"),
+    (NULLS, DEPENDS.replace("error", "warning"), "single rows", "severity: error"),
     # thresholds
     (COUNT, "description: many", "threshold", "mustBe"),
     (COUNT, "mustBe: many", "'many'", ""),

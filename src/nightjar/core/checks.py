@@ -164,7 +164,24 @@ class OneOf:
         return f"one of {shown}" + (", ..." if len(self.values) > 12 else "")
 
 
-RowCheck = Castable | NotNull | InRange | LengthWithin | Matches | OneOf
+@dataclass(frozen=True)
+class DependsOn:
+    """The value is that of most rows of the night with the same values of `on`.
+
+    Where no value has more than half of these rows, nobody knows which is right: all hold.
+    """
+
+    column: str
+    on: tuple[str, ...]
+
+    kind = "dependency"
+
+    @property
+    def expected(self) -> str:
+        return f"what most rows with its {', '.join(self.on)} have"
+
+
+RowCheck = Castable | NotNull | InRange | LengthWithin | Matches | OneOf | DependsOn
 
 
 @dataclass(frozen=True)
@@ -232,7 +249,9 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class RowRulesHold:
-    """No kept row breaks any row rule: the proof, on what was written, that clean did its work."""
+    """No kept row breaks any rule about itself: the proof, on what was written, that clean did its
+    work. (A dependency is about other rows too: among those that are left it may read otherwise.)
+    """
 
     rules: tuple[RowRule, ...]
 

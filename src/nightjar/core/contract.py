@@ -32,6 +32,7 @@ from nightjar.core.checks import (
     Castable,
     DatasetRule,
     DataType,
+    DependsOn,
     Duplicates,
     Fresh,
     InRange,
@@ -291,13 +292,14 @@ class _Compiler:
             self._quality(("schema", 0, "quality", i), quality, None)
         for i, sla in enumerate(self.model.slaProperties or []):
             self._sla(("slaProperties", i), sla, {c.name: c for c in columns})
-        if self.row_rules:
+        provable = tuple(r for r in self.row_rules if not isinstance(r.check, DependsOn))
+        if provable:
             self.dataset_rules.append(
                 DatasetRule(
                     f"{self.dataset}.row_rules",
-                    RowRulesHold(tuple(self.row_rules)),
+                    RowRulesHold(provable),
                     Severity.CRITICAL,
-                    f"no kept row breaks any of the {len(self.row_rules)} row rules",
+                    f"no kept row breaks any of the {len(provable)} row rules",
                 )
             )
         self._refuse_repeated_ids()
@@ -606,6 +608,8 @@ class _Compiler:
                 row_check = check.check
             elif isinstance(check, Nulls) and bounds == Bounds(0, 0):
                 row_check = NotNull(check.column)
+            elif isinstance(check, DependsOn) and bounds == Bounds(0, 0):
+                row_check = check
             if row_check is None:
                 self.fault(
                     at,
@@ -613,8 +617,12 @@ class _Compiler:
                     "use severity critical or warning; or metric invalidValues with mustBe: 0",
                 )
                 return
-            kind = row_check.kind if quality.name is None else quality.name
+            kind = quality.name or row_check.kind
             self.row_rules.append(RowRule(f"{self.dataset}.{row_check.column}.{kind}", row_check))
+            return
+        if isinstance(check, DependsOn):
+            problem = "a dependency quarantines single rows"
+            self.fault(at, problem, "write severity: error and mustBe: 0")
             return
         metric = quality.metric or "quarantinedRows"
         label = quality.name or metric
@@ -625,7 +633,7 @@ class _Compiler:
 
     def _quality_check(
         self, at: Location, quality: DataQuality, column: str | None, bounds: Bounds
-    ) -> RowCount | Duplicates | Nulls | Invalid | Quarantined | None:
+    ) -> RowCount | Duplicates | Nulls | Invalid | Quarantined | DependsOn | None:
         if quality.type == "custom":
             return self._custom(at, quality, column, bounds)
         if quality.type not in (None, "library"):
@@ -703,10 +711,7 @@ class _Compiler:
 
     def _custom(
         self, at: Location, quality: DataQuality, column: str | None, bounds: Bounds
-    ) -> Quarantined | None:
-        if column is not None:
-            self.fault(at, f"quarantinedRows counts rows of the table, not of column '{column}'")
-            return None
+    ) -> Quarantined | DependsOn | None:
         if quality.engine != "nightjar":
             self.fault(
                 (*at, "engine"),
@@ -716,17 +721,36 @@ class _Compiler:
             return None
         declared = quality.implementation
         check = declared.get("check") if isinstance(declared, dict) else declared
-        if check != "quarantinedRows":
-            self.fault(
-                (*at, "implementation"),
-                f"nightjar has no check {check!r}",
-                near(str(check), ["quarantinedRows"]),
-            )
+        known = "quarantinedRows" if column is None else "dependsOn"
+        if check != known:
+            where = "the table" if column is None else f"column '{column}'"
+            problem = f"nightjar has no check {check!r} of {where}"
+            self.fault((*at, "implementation"), problem, near(str(check), [known]))
             return None
+        if column is not None:
+            return self._dependency((*at, "implementation"), column, declared)
         if not isinstance(declared, dict):
             return Quarantined(bounds)
         self._only((*at, "implementation"), declared, {"check", "rule"})
         return Quarantined(bounds, str(declared.get("rule")))
+
+    def _dependency(
+        self, at: Location, column: str, declared: str | dict[str, Any] | None
+    ) -> DependsOn | None:
+        on = declared.get("columns") if isinstance(declared, dict) else None
+        if not isinstance(declared, dict) or not isinstance(on, list) or not on:
+            self.fault(at, f"what column '{column}' depends on is missing", "write columns: [..]")
+            return None
+        self._only(at, declared, {"check", "columns"})
+        known = [p.name or "" for p in (self.model.schema_ or [])[0].properties or []]
+        for name in on:
+            if name not in known or name == column:
+                self.fault(
+                    at,
+                    f"column '{column}' cannot depend on '{name}'",
+                    near(str(name), [k for k in known if k != column]),
+                )
+        return DependsOn(column, tuple(map(str, on)))
 
     def _only(self, at: Location, arguments: dict[str, Any], known: set[str]) -> None:
         for key in arguments.keys() - known:

@@ -192,6 +192,13 @@ class GoldenMismatch(NightjarError):
     exit_status = 3
 
 
+class UntrustedModel(NightjarError):
+    """A model's files name code that no trainer of ours writes; nothing of it was loaded."""
+
+    code = "MODEL_UNTRUSTED"
+    exit_status = 3
+
+
 class NotThereYet(NightjarError):
     """Something that an earlier step makes does not exist yet."""
 

@@ -70,6 +70,20 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __str__(self) -> str:
+        """The outcome for a person."""
+        became = ", ".join(f"{n:,} {kind}" for kind, n in self.outcomes.items() if n)
+        changed = f"replay {self.number}, {self.changed:,} row(s): {became}"
+        lines = [
+            f"{self.pipeline} {self.ds}: "
+            + ("no row was changed" if self.number is None else changed)
+        ]
+        lines += [f"  still broken: {rule} ({n:,})" for rule, n in self.still_broken.items()]
+        if self.released:
+            lines.append(f"  release {self.release}")
+        lines += [f"  {night} looked back at it and was released again" for night in self.also]
+        return "\n".join(lines)
+
 
 def prepare(project: Project, plan: Plan, request: Request) -> list[Repair]:
     """What the edited rows ask for, held against the night. Starts no Spark and changes nothing.

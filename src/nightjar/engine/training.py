@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
@@ -129,6 +129,7 @@ class _Session:
         self.scratch = scratch
         self.spec = work.plan.spec
         self.label = self.spec.label.name
+        self.key = work.plan.contract_of(self.spec.features.base).primary_key
         self.registry = Registry(work.project, self.spec.name)
         self.typical: dict[str, float | str | None] = {}
 
@@ -146,12 +147,15 @@ class _Session:
         schema = features.schema(self.work.plan)
         train = read_folder(self.work.spark, schema, folder / "part=train")
         test = read_folder(self.work.spark, schema, folder / "part=test")
-        rows = self._count(train, test)
+        train, shared = without_rows_of(train, test, self.key)
+        if shared:
+            self.work.say(f"  {shared:,} rows are tested on too, and are not learnt from")
+        rows = {**self._count(train, test), "shared": shared}
         training = TrainingSet.of(
             train,
             self.spec.features,
             self.label,
-            self.work.plan.contract_of(self.spec.features.base).primary_key,
+            self.key,
             _scratch(self.work),
             features.WEIGHT if self.spec.label.weight is not None else None,
             self.work.say,
@@ -307,6 +311,7 @@ class _Session:
                 "report": self.work.project.relative(picture),
                 "nights": [str(self.nights[0]), str(self.nights[-1])],
                 "test_from": self.cutoff.isoformat(),
+                "shared_rows": rows["shared"],
                 "base_rate": base_rate.as_dict(),
                 "champion_before": standing.as_dict() if standing else None,
                 "candidates": {
@@ -330,6 +335,16 @@ class _Session:
                 },
             },
         )
+
+
+def without_rows_of(train: DataFrame, test: DataFrame, key: Sequence[str]) -> tuple[DataFrame, int]:
+    """`train` without the rows whose key is in `test` too, and how many these are.
+
+    A row that was delivered on two nights could else be learnt by heart and then tested on.
+    """
+    keys = test.select(*key).distinct()
+    shared = train.join(keys, list(key), "left_semi").count()
+    return (train.join(keys, list(key), "left_anti") if shared else train), shared
 
 
 def gate_faults(

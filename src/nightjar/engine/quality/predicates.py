@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from nightjar.core.checks import (
     Castable,
+    DependsOn,
     InRange,
     LengthWithin,
     Matches,
@@ -32,20 +33,23 @@ def broken_rules(
     values: Mapping[str, Column],
     texts: Mapping[str, Column] | None = None,
     misfits: Mapping[str, Column] | None = None,
+    dissents: Mapping[str, Column] | None = None,
 ) -> Column:
     """An array of REASONS: the rules that a row breaks, empty for a good row.
 
     `values` are typed columns. `texts` are the same columns as delivered, and `misfits` whether
     that text is no value of its column's type; without them the type rules, which a typed value
-    cannot break, are left out.
+    cannot break, are left out. `dissents` are, by rule, what `add_dissent` found of dependencies.
     """
-    texts, misfits = texts or {}, misfits or {}
+    texts, misfits, dissents = texts or {}, misfits or {}, dissents or {}
     reasons = []
     for rule in rules:
         if isinstance(rule.check, Castable):
             if rule.column not in misfits:
                 continue
             broken, found = misfits[rule.column], texts[rule.column]
+        elif isinstance(rule.check, DependsOn):
+            broken, found = dissents[rule.id], values[rule.column].cast("string")
         else:
             value = values[rule.column]
             broken, found = breaks(rule.check, value), value.cast("string")
@@ -66,6 +70,28 @@ def broken_rules(
     if not reasons:
         return F.array().cast(REASONS)
     return F.filter(F.array(*reasons), lambda reason: reason.isNotNull())
+
+
+def add_dissent(frame: DataFrame, check: DependsOn, name: str, within: Sequence[str]) -> DataFrame:
+    """`frame` with a column `name`: whether a row has another value than most rows like it.
+
+    Rows are alike that have the same values of `within` and of the columns that the check names;
+    a row that misses one of these, or the value, dissents from nobody.
+    """
+    alike = [*within, *check.on]
+    value = F.col(check.column)
+    # One shuffle: all three windows are clustered by the first one's keys.
+    counted = frame.withColumn("_alike", F.count(value).over(Window.partitionBy(*alike)))
+    counted = counted.withColumn(
+        "_same", F.count(value).over(Window.partitionBy(*alike, check.column))
+    )
+    most = F.max("_same").over(Window.partitionBy(*alike))
+    known = F.lit(True)
+    for column in check.on:
+        known = known & F.col(column).isNotNull()
+    dissents = value.isNotNull() & known & (2 * most > F.col("_alike"))
+    dissents = dissents & (2 * F.col("_same") <= F.col("_alike"))
+    return counted.withColumn(name, dissents).drop("_alike", "_same")
 
 
 def breaks(check: RowCheck, value: Column) -> Column:

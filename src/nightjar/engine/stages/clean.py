@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, IntegralType, StringType, StructField, StructType
 
-from nightjar.core.checks import Castable
+from nightjar.core.checks import Castable, DependsOn
 from nightjar.core.contract import UNPARSABLE as UNPARSABLE_RULE
 from nightjar.core.contract import Contract
 from nightjar.core.errors import AccountingError
@@ -19,7 +19,7 @@ from nightjar.core.pipeline import CleanStep
 from nightjar.core.plan import TEXT_STEPS, VALUE_STEPS
 from nightjar.core.records import Record
 from nightjar.engine.lake import count_by_file, read_folder, read_nights
-from nightjar.engine.quality.predicates import REASONS, broken_rules
+from nightjar.engine.quality.predicates import REASONS, add_dissent, broken_rules
 from nightjar.engine.quality.types import cast, text_schema, typed_schema
 from nightjar.engine.quarantine import QUARANTINE, show_state
 from nightjar.engine.repairs import DISCARD, Repair, RepairLog, digest_of
@@ -180,6 +180,11 @@ def clean(
         *[value.alias(name) for name, value in values.items()],
         *[misfit.alias(f"_misfit_{name}") for name, misfit in misfits.items()],
     )
+    dissents = {}
+    for rule in contract.row_rules:
+        if isinstance(rule.check, DependsOn):
+            typed = add_dissent(typed, rule.check, f"_dissent_{rule.id}", ["_ds"])
+            dissents[rule.id] = F.col(f"`_dissent_{rule.id}`")
     judged = typed.withColumn(
         "_broken",
         broken_rules(
@@ -187,6 +192,7 @@ def clean(
             {n: F.col(n) for n in contract.names},
             texts,
             {n: F.col(f"_misfit_{n}") for n in casts},
+            dissents,
         ),
     )
     good = F.size("_broken") == 0

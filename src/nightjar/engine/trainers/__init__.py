@@ -77,6 +77,7 @@ class TrainingSet:
             F.count_if(bad_label).alias("labels"),
             F.count_if(bad_weight).alias("weights"),
             *[F.count(name).alias(f"has_{name}") for name in names],
+            *[(F.min(name) == F.max(name)).alias(f"same_{name}") for name in names],
         ).collect()[0]
         count, positives = int(row["rows"]), int(row["positives"])
         if row["labels"]:
@@ -104,6 +105,9 @@ class TrainingSet:
                 "infinite",
                 weights=int(row["weights"]),
             )
+        same = [name for name in names if row[f"same_{name}"]]
+        if same:
+            say(f"  warning: the same in every training row: {', '.join(same)}")
         return cls(rows, features, label, key, folder, count, positives, weight, say)
 
     def in_fixed_order(self, partitions: int) -> DataFrame:

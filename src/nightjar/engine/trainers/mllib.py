@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.documents import Location
-from nightjar.core.errors import near
+from nightjar.core.errors import UntrustedModel, near
 from nightjar.core.pipeline import Features, MllibCandidate
 from nightjar.engine.trainers import SCORE, TrainingSet, Wrong
 
 TOLERANCE = 1e-9
+
+_LOADABLE = re.compile(
+    r"(org\.apache\.spark|pyspark)\.ml\.((pipeline\.)?PipelineModel|(classification|regression)\.\w+"
+    r"|feature\.(ImputerModel|StringIndexerModel|OneHotEncoderModel|VectorAssembler"
+    r"|StandardScalerModel))"
+)
 
 
 def faults(candidate: MllibCandidate, weighted: bool) -> list[Wrong]:
@@ -109,12 +117,35 @@ def save(model: PipelineModel, folder: Path) -> None:
 
 def load(spark: SparkSession, folder: Path) -> PipelineModel:
     del spark  # PipelineModel reads through the active session
+    _require_own_classes(folder)
     return PipelineModel.load(str(folder))
 
 
 def notes(model: PipelineModel) -> dict[str, Any]:
     del model
     return {}
+
+
+def _require_own_classes(folder: Path) -> None:
+    """Spark imports whatever class a model's metadata names: only those that `fit` uses may stand.
+
+    Raises:
+        UntrustedModel: another is named, or the metadata cannot be read.
+    """
+    files = sorted(folder.rglob("metadata/part-*"))
+    for path in files:
+        try:
+            named = str(json.loads(path.read_text().splitlines()[0])["class"])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise UntrustedModel(f"{path} is no metadata of a Spark model") from error
+        if not _LOADABLE.fullmatch(named):
+            raise UntrustedModel(
+                f"{path} names the class {named!r}, which no trainer here writes; nothing was "
+                "loaded. Train and promote again, and find out who wrote this file.",
+                found=named,
+            )
+    if not files:
+        raise UntrustedModel(f"{folder} holds no Spark model")
 
 
 def _encoders(
