@@ -288,6 +288,7 @@ class _Submit(SparkSubmitHook):
         if self._submit_sp and self._submit_sp.poll() is None:
             self._submit_sp.terminate()
             self._submit_sp.wait(4 * launch.GRACE)
+        super().on_kill()  # a driver on the cluster
 
     @property
     def exit_status(self) -> int | None:
@@ -471,19 +472,13 @@ class SubmitJob(SparkSubmitOperator):
     def _get_hook(self) -> _Submit:
         root = Path(self.project)
         try:
-            master = _Submit.get_connection(self.connection)
+            _Submit.get_connection(self.connection)
         except AirflowNotFoundException as error:  # the provider would take YARN instead
             raise AirflowFailException(
                 f"Airflow has no connection {self.connection!r}, so it is not known where to run. "
                 f"Make it: airflow connections add {self.connection} --conn-type spark "
                 "--conn-host 'local[*]' (or spark://HOST:PORT, or yarn)"
             ) from error
-        cluster = master.extra_dejson.get("deploy-mode") == "cluster"
-        if cluster and f"{master.conn_type}://{master.host}".startswith("spark://spark://"):
-            raise AirflowFailException(
-                f"connection {self.connection!r} asks for cluster mode, which a standalone cluster "
-                "does not do for Python: set its deploy-mode to client"
-            )
         profile = root / "spark-conf" / f"{self.profile}.conf"
         if not profile.is_file():
             known = ", ".join(sorted(p.stem for p in profile.parent.glob("*.conf")))
@@ -492,7 +487,7 @@ class SubmitJob(SparkSubmitOperator):
             )
         archive = root / "dist" / "nightjar.zip"
         where = os.environ.get(JOB_ENVIRONMENT) or str(root / ".venv")
-        return _Submit(
+        hook = _Submit(
             Path(where),
             root,
             conf=self.conf,
@@ -501,9 +496,17 @@ class SubmitJob(SparkSubmitOperator):
             properties_file=str(profile),
             py_files=str(archive) if archive.is_file() else None,
             application_args=self.application_args,
-            yarn_track_via_rm_api=cluster and str(master.host).startswith("yarn"),
-            track_driver_via_k8s_api=cluster and str(master.host).startswith("k8s"),
         )
+        if hook._connection["deploy_mode"] == "cluster":
+            if hook._should_track_driver_status:
+                raise AirflowFailException(
+                    f"connection {self.connection!r} asks for cluster mode, which a standalone "
+                    "cluster does not do for Python: set its deploy-mode to client"
+                )
+            # The submitting JVM need not stay: what became of the driver the cluster knows.
+            hook._yarn_track_via_rm_api = hook._is_yarn
+            hook._track_driver_via_k8s_api = hook._is_kubernetes
+        return hook
 
 
 def _interval(context: Mapping[str, Any]) -> tuple[date, date] | None:

@@ -1,0 +1,365 @@
+"""Airflow as it runs in production: PostgreSQL, scheduler, DAG processor and API server, started
+and stopped here. Slow: `pytest -m slow tests/e2e/test_airflow_server.py`."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.project import NIGHT, ROOT, Shell
+from tests.e2e.test_airflow import Airflow, processes, rows
+
+from nightjar.core.releases import ReleaseLog
+from nightjar.demo import PIPELINE
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+NIGHTLY = f"{PIPELINE}_nightly"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"{why}: not within {seconds:.0f} s"
+        time.sleep(0.5)
+    return found
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database cluster of its own, on loopback; yields SQLAlchemy's address."""
+    if POSTGRES is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
+    as_owner: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL does not run as root
+        as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        for place in (folder, *folder.parents[:-2]):
+            place.chmod(0o755)
+        shutil.chown(folder, "postgres", "postgres")
+    data = folder / "data"
+
+    def run(*command: str) -> None:
+        subprocess.run([*as_owner, *command], check=True, capture_output=True, cwd=folder)
+
+    run(str(POSTGRES / "initdb"), "-D", str(data), "-A", "trust", "-U", "airflow", "--no-sync")
+    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
+    run(
+        str(POSTGRES / "pg_ctl"), "-D", str(data), "-l", str(data / "log"), "-o", options,
+        "-w", "start",
+    )  # fmt: skip
+    try:
+        run(str(POSTGRES / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "airflow", "af")
+        yield f"postgresql+psycopg2://airflow@127.0.0.1:{port}/af"
+    finally:
+        run(str(POSTGRES / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+
+
+class Server(Airflow):
+    """Airflow's processes, and a client of its REST interface."""
+
+    def __init__(self, home: Path, project: Path, database: str) -> None:
+        port = free_port()
+        self.base = f"http://127.0.0.1:{port}"
+        self.token = ""
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.settings = {
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.base}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__BASE_URL": self.base,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "15",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+        }
+        super().__init__(home, project, self.settings)
+
+    def start(self) -> None:
+        self("pools", "set", "spark", "2", "Spark drivers at one time")
+        for name in ("api-server", "scheduler", "dag-processor"):
+            with (self.home / f"{name}.log").open("wb") as log:
+                self.processes.append(
+                    subprocess.Popen(
+                        [str(ROOT / ".venv-orchestrator" / "bin" / "airflow"), name],
+                        env=self.environment,
+                        cwd=self.home,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                )
+        wait_for(self._login, 240, "the API server answers")
+        wait_for(lambda: self.get(f"dags/{NIGHTLY}", ok=(200, 404)).get("dag_id"), 120, "the DAG")
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _login(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.base}/auth/token", timeout=10) as answer:
+                self.token = json.load(answer)["access_token"]
+            return True
+        except (OSError, ValueError):
+            assert all(p.poll() is None for p in self.processes), "a process of Airflow ended"
+            return False
+
+    def call(
+        self, method: str, path: str, body: Any = None, ok: tuple[int, ...] = (200, 201)
+    ) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.base}/api/v2/{path}",
+            data=json.dumps(body).encode() if body is not None else None,
+            method=method,
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                status, found = answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            status, found = error.code, json.loads(error.read() or b"{}")
+        assert status in ok, f"{method} {path}: {status} {found}"
+        return found
+
+    def get(self, path: str, ok: tuple[int, ...] = (200,)) -> dict[str, Any]:
+        return self.call("GET", path, ok=ok)
+
+    def trigger(self, conf: dict[str, Any], ok: tuple[int, ...] = (200,)) -> dict[str, Any]:
+        body = {"logical_date": None, "conf": conf}
+        return self.call("POST", f"dags/{NIGHTLY}/dagRuns", body, ok)
+
+    def finished(self, run: str, seconds: float = 600) -> str:
+        """The state in which a run ended."""
+
+        def state() -> str | None:
+            found = str(self.get(f"dags/{NIGHTLY}/dagRuns/{run}")["state"])
+            return found if found in ("success", "failed") else None
+
+        return str(wait_for(state, seconds, f"run {run} ends"))
+
+    def tasks(self, run: str) -> dict[str, dict[str, Any]]:
+        found = self.get(f"dags/{NIGHTLY}/dagRuns/{run}/taskInstances")["task_instances"]
+        return {task["task_id"]: task for task in found}
+
+
+@pytest.fixture(scope="module")
+def server(
+    trained: Path, postgres: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Airflow over a copy of the trained project; a night is one task."""
+    from tests.e2e.project import relocate
+
+    folder = tmp_path_factory.mktemp("server")
+    project, home = folder / "project", folder / "airflow"
+    shutil.copytree(trained, project, symlinks=True)
+    relocate(trained, project)
+    home.mkdir()
+    spec = project / "pipelines" / f"{PIPELINE}.yaml"
+    spec.write_text(
+        spec.read_text().replace("tasks: datasets", "tasks: night, retry_after: 0 minutes")
+    )
+    made = Server(home, project, postgres)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+        assert drivers(project) == []
+
+
+def drivers(project: Path) -> list[int]:
+    """Every living process of a job of the project: launcher, JVM, driver."""
+    marker = str(project / "jobs").encode()
+    return [pid for pid, command in processes() if marker in command]
+
+
+def test_bad_parameters_are_refused_and_good_ones_give_a_release(
+    server: Server, released: Path
+) -> None:
+    for conf, named in (
+        ({"ds": "tomorrow"}, "tomorrow"),
+        ({"ds": f"{NIGHT}; rm -rf /"}, "rm -rf"),
+        ({"ds": str(NIGHT), "force": "yes"}, "yes"),
+        ({"ds": str(NIGHT), "only": "drop table"}, "drop table"),
+        ({"ds": str(NIGHT), "model": "1 --conf a=b"}, "1 --conf a=b"),
+    ):
+        assert named in json.dumps(server.trigger(conf, ok=(400, 422)))
+    unknown = server.trigger({"ds": str(NIGHT), "dss": "2013-12-01"})["dag_run_id"]
+    assert server.finished(unknown) == "failed"
+    assert server.tasks(unknown)["night"]["try_number"] == 1  # not tried again
+
+    started = time.monotonic()
+    run = server.trigger({"ds": str(NIGHT)})["dag_run_id"]
+    assert server.finished(run) == "success"
+    print(f"trigger to release, one task: {time.monotonic() - started:.1f} s")
+    assert rows(server.project) == rows(released)
+    (event,) = server.get("assets/events")["asset_events"]
+    release = ReleaseLog(server.project / "warehouse", PIPELINE).require()
+    assert event["extra"]["release"] == release.id
+
+    # The consumer ran because the release landed, and read it.
+    def consumed() -> dict[str, Any]:
+        runs = server.get(f"dags/{PIPELINE}_released/dagRuns")["dag_runs"]
+        return {r["state"]: r for r in runs}.get("success", {})
+
+    consumer = wait_for(consumed, 120, "the consumer of the release runs")
+    told = server.get(
+        f"dags/{PIPELINE}_released/dagRuns/{consumer['dag_run_id']}"
+        "/taskInstances/read_release/xcomEntries/return_value"
+    )["value"]
+    assert str(release.id) in str(told)
+    assert str(release.rows) in str(told)
+
+
+def test_a_backfill_of_three_nights(server: Server) -> None:
+    days = [date(2013, 12, 2) + timedelta(days=i) for i in range(3)]
+    body = {
+        "dag_id": NIGHTLY,
+        "from_date": f"{days[0]}T00:00:00Z",
+        "to_date": f"{days[-1]}T23:59:00Z",
+        "max_active_runs": 2,
+        "reprocess_behavior": "none",
+    }
+    backfill = server.call("POST", "backfills", body)["id"]
+    wait_for(
+        lambda: server.get(f"backfills/{backfill}")["completed_at"], 900, "the backfill is complete"
+    )
+    runs = [
+        r
+        for r in server.get(f"dags/{NIGHTLY}/dagRuns?limit=100")["dag_runs"]
+        if r["run_type"] == "backfill"
+    ]
+    assert {(r["data_interval_start"][:10], r["state"]) for r in runs} == {
+        (str(day), "success") for day in days
+    }
+    release = ReleaseLog(server.project / "warehouse", PIPELINE).require()
+    assert set(map(str, days)) <= set(release.partitions)
+    for day in days:  # each night's file, each flight once
+        landed = server.project / "warehouse" / "landing" / "flights" / f"{day}.csv"
+        found = [row for row in nights(server.project) if row[0] == str(day)]
+        assert found == [(str(day), len(landed.read_text().splitlines()) - 1)]
+
+
+def nights(project: Path) -> list[tuple[str, int]]:
+    """Rows and distinct keys by night; a key that stands twice fails here."""
+    import duckdb
+
+    log = ReleaseLog(project / "warehouse", PIPELINE)
+    files = log.folder(log.require()) / "ds=*" / "*.parquet"
+    found = duckdb.sql(
+        "SELECT ds::VARCHAR, count(*), count(DISTINCT (time_hour, carrier, flight)) "
+        f"FROM read_parquet('{files}', hive_partitioning = true) GROUP BY ds"
+    ).fetchall()
+    assert all(total == distinct for _, total, distinct in found)
+    return [(ds, total) for ds, total, _ in found]
+
+
+@pytest.mark.parametrize("after", ["clean", "features"])
+def test_sigkill_of_a_task_leaves_no_orphan_and_the_retry_gives_the_release(
+    server: Server, after: str
+) -> None:
+    day = {"clean": "2013-12-06", "features": "2013-12-07"}[after]
+    run = server.trigger({"ds": day})["dag_run_id"]
+    layer = server.project / "warehouse" / {"clean": "cleaned", "features": "features"}[after]
+
+    def writing() -> bool:
+        return any(p.stat().st_mtime > begun for p in layer.rglob("*") if p.is_dir())
+
+    begun = time.time()
+    wait_for(writing, 300, f"the night writes to {layer.name}")
+    before = drivers(server.project)
+    assert before
+    task = parent(next(pid for pid in before if b"launch.py" in command(pid)))
+    assert b"jobs" not in command(task)  # the process of Airflow that runs the task
+    os.kill(task, signal.SIGKILL)
+    wait_for(lambda: not set(before) & set(drivers(server.project)), 20, "driver and JVM end")
+    assert server.finished(run, 900) == "success"
+    assert server.tasks(run)["night"]["try_number"] == 2
+    landed = server.project / "warehouse" / "landing" / "flights" / f"{day}.csv"
+    assert (day, len(landed.read_text().splitlines()) - 1) in nights(server.project)
+    Shell(server.project).nightjar("verify", PIPELINE)
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_marking_a_task_failed_ends_its_driver(server: Server) -> None:
+    run = server.trigger({"ds": "2013-12-08"})["dag_run_id"]
+    wait_for(lambda: len(drivers(server.project)) >= 3, 200, "the driver runs")
+    path = f"dags/{NIGHTLY}/dagRuns/{run}/taskInstances/night"
+    server.call("PATCH", path, {"new_state": "failed"})
+    wait_for(lambda: not drivers(server.project), 40, "driver and JVM end")
+    assert ReleaseLog(server.project / "warehouse", PIPELINE).require().ds != "2013-12-08"
+
+
+def test_a_broken_pipeline_is_told_and_leaves_the_others_in_service(server: Server) -> None:
+    file = server.project / "pipelines" / "broken.yaml"
+    sound = (server.project / "pipelines" / f"{PIPELINE}.yaml").read_text()
+    file.write_text(sound.replace(f"name: {PIPELINE}", "name: broken\nspeed: 3", 1))
+
+    def errors() -> list[dict[str, Any]]:
+        return list(server.get("importErrors")["import_errors"])
+
+    (error,) = wait_for(errors, 120, "the import error")
+    assert error["filename"] == "pipelines/broken.yaml"
+    assert "unknown key 'speed'" in error["stack_trace"]
+    assert server.get(f"dags/{NIGHTLY}")["is_stale"] is False
+    file.unlink()
+    wait_for(lambda: not errors(), 120, "the import error goes")
+
+
+def test_the_repairs(server: Server) -> None:
+    """One stage again; another model's scores; back to the release before."""
+    shell, log = Shell(server.project), ReleaseLog(server.project / "warehouse", PIPELINE)
+    before = log.require()
+    score = server.project / "warehouse" / "runs" / PIPELINE / str(NIGHT) / "score.json"
+    attempt = json.loads(score.read_text())["attempt"]
+    run = server.trigger({"ds": str(NIGHT), "only": "score", "force": True})["dag_run_id"]
+    assert server.finished(run) == "success"
+    assert json.loads(score.read_text())["attempt"] != attempt
+    assert log.require().id == before.id  # nothing was published
+
+    shell.nightjar("train", PIPELINE, "--as-of", "2013-12-02", "--force")
+    challenger = json.loads((score.parents[1] / "2013-12-02" / "train.json").read_text())[
+        "details"
+    ]["champion"]
+    again = server.trigger({"ds": str(NIGHT), "model": "1"})["dag_run_id"]
+    assert server.finished(again) == "success"
+    assert log.require().partitions[str(NIGHT)]["model"]["version"] == f"{PIPELINE}/1"
+    print(f"the champion by then: {challenger}")
+
+    shell.nightjar("rollback", PIPELINE, before.id)
+    assert log.require().id == before.id
