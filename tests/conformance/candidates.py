@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
+import pytest
 from pydantic import TypeAdapter
 
 from nightjar.core.pipeline import Candidate
@@ -38,7 +40,20 @@ CANDIDATES: dict[str, dict[str, Any]] = {
         },
         "standardize": True,
     },
+    "horovod_keras": {
+        "trainer": "horovod_keras",
+        "workers": 2,
+        "network": {"layers": [{"dense": 16}, {"normalization": "layer"}]},
+        "epochs": 16,
+        "batch_size": 16,
+        "learning_rate": 0.02,
+        "validation": 0,
+    },
 }
+needs_deep = pytest.mark.skipif(
+    find_spec("horovod") is None,
+    reason="TensorFlow and Horovod are not installed: make deep (needs a C++ compiler and make)",
+)
 
 
 def candidate(name: str, **more: Any) -> Any:

@@ -6,20 +6,24 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from tests.conformance.candidates import CANDIDATES, candidate
+from tests.conformance.candidates import CANDIDATES, candidate, needs_deep
 from tests.conformance.conftest import SCHEMA, made_rows
 
 from nightjar.core.errors import EnvironmentFault, GoldenMismatch, TrainingRefused
 from nightjar.engine.trainers import SCORE, TrainingSet, trainer
 
-NAMES = list(CANDIDATES)
-every_trainer = pytest.mark.parametrize("name", NAMES)
+NAMES = [name for name in CANDIDATES if name != "horovod_keras" or find_spec("horovod")]
+every_trainer = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=needs_deep if n == "horovod_keras" else ()) for n in CANDIDATES],
+)
 Make = Callable[..., TrainingSet]
 
 

@@ -6,8 +6,12 @@ Upstream is in maintenance only: another collective library would take its place
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+# Entered while this rank waits for the others outside of a step.
+waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def start() -> None:
@@ -33,17 +37,20 @@ def local_rank() -> int:
 def add(tensors: Sequence[Any], name: str) -> list[Any]:
     """The sums over all ranks, as one operation that happens whole or not at all."""
     horovod = _horovod()
-    return list(horovod.grouped_allreduce(list(tensors), op=horovod.Sum, name=name))
+    with waiting():
+        return list(horovod.grouped_allreduce(list(tensors), op=horovod.Sum, name=name))
 
 
 def gather(tensor: Any, name: str) -> Any:
     """The tensors of all ranks, one below the other."""
-    return _horovod().allgather(tensor, name=name)
+    with waiting():
+        return _horovod().allgather(tensor, name=name)
 
 
 def broadcast(variables: Sequence[Any]) -> None:
     """Give every rank the values of rank 0; `variables` are TensorFlow's."""
-    _horovod().broadcast_variables(list(variables), root_rank=0)
+    with waiting():
+        _horovod().broadcast_variables(list(variables), root_rank=0)
 
 
 def built_with() -> set[str]:

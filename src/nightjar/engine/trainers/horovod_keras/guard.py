@@ -42,7 +42,7 @@ def main() -> None:
         idle = now - last_time
         stopped_since = (stopped_since or now) if status in ("T", "t") else None
         beats += 1
-        alive.write_text(str(beats))
+        alive.write_text(f"{pid} {beats}")
         driver = text_of(shared / "driver.alive")
         if driver != driver_mark:
             driver_mark, driver_time = driver, now

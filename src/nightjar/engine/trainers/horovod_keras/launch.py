@@ -37,10 +37,12 @@ _FAULTS = {
     "error": "failed: {message}",
     "aborted": "was ended because another failed",
 }
-_RANKING = list(_FAULTS)  # the first of these is the cause of the others
-_RANKING.insert(0, _RANKING.pop(_RANKING.index("died")))
-_RANKING.remove("error")
-_RANKING.insert(3, "error")
+# What stands first is the cause of what stands behind it.
+_RANKING = (
+    *("died", "frozen", "silent", "stalled", "error"),
+    *("not started", "waiting", "driver gone", "aborted"),
+)
+_ECHOES = ("HorovodInternalError", "Horovod has been shut down")
 
 
 def run(spark: SparkSession, job: Job, timed: bool = False) -> list[dict[str, Any]]:
@@ -125,9 +127,7 @@ def _cause(shared: Path) -> dict[str, Any] | None:
 
 def _rank_of(report: dict[str, Any]) -> int:
     # A rank that waited for one that is gone fails too, with an error of the collective.
-    is_echo = "HorovodInternalError" in report.get("message", "") or "UnknownError" in report.get(
-        "message", ""
-    )
+    is_echo = any(word in report.get("message", "") for word in _ECHOES)
     return len(_RANKING) if is_echo else _RANKING.index(report["fault"])
 
 

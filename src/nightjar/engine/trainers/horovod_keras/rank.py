@@ -29,6 +29,7 @@ START_SECONDS = 300
 # How much longer a rank waits for the others than for itself, so that they are blamed first.
 OTHERS_SECONDS = 12
 CHECKPOINTS_KEPT = 2
+MESSAGE_LENGTH = 1000
 
 
 def learn(job: Job, guard: str, timed: bool = False) -> dict[str, Any]:
@@ -46,7 +47,11 @@ def learn(job: Job, guard: str, timed: bool = False) -> dict[str, Any]:
         try:
             found = _learn(job, progress, timed)
         except BaseException as error:
-            progress.say({"fault": "error", "message": f"{type(error).__name__}: {error}"})
+            message = f"{type(error).__name__}: {error}"
+            if len(message) > MESSAGE_LENGTH:
+                half = MESSAGE_LENGTH // 2
+                message = f"{message[:half]} ... {message[-half:]}"
+            progress.say({"fault": "error", "message": message})
             (shared / f"rank-{rank}.trace").write_text(traceback.format_exc())
             raise
     return found
@@ -57,6 +62,7 @@ def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
+    collective.waiting = progress.waiting
     collective.start()
     _choose_device(job, tf)
     from nightjar.engine.trainers.horovod_keras import averaging
@@ -112,6 +118,7 @@ def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
         "history": course.history,
         "resumed_after": began,
         "seconds": seconds,
+        "seconds_after_first": started + seconds - course.first_ended,
         "seconds_reading": learnt.seconds_reading,
         "step_seconds": model.seconds.numpy().tolist() if timed else None,
     }
@@ -154,6 +161,7 @@ class _Course:
         self.history: dict[str, list[float]] = {}
         self.best: dict[str, Any] = {"epoch": -1, "loss": float("inf"), "weights": None}
         self.over = False
+        self.first_ended = 0.0
 
     def callback(self) -> Any:
         import keras
@@ -177,14 +185,15 @@ class _Course:
             def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
                 progress.mark(own_code=True)
 
-            on_test_batch_begin = on_test_batch_end = lambda self, batch, logs=None: progress.mark(
-                own_code=False
-            )
+            def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+                progress.mark(own_code=True)
 
             def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-                progress.mark(own_code=False)
                 course.end_epoch(epoch, dict(logs or {}))
-                progress.mark(own_code=True)
+                if not course.first_ended:  # the first epoch holds the building of the graph
+                    course.first_ended = time.perf_counter()
+                    if timed:
+                        course.model.seconds.assign([0.0, 0.0, 0.0])
 
         return Epochs()
 
@@ -353,6 +362,20 @@ class _Progress:
         self.count += 1
         self.own = int(own_code)
         self._write()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Nothing happens here until the other ranks do the same; before the first step, all is
+        starting."""
+        if self.count == 0:
+            yield
+            return
+        before = self.own
+        self.mark(own_code=False)
+        try:
+            yield
+        finally:
+            self.mark(own_code=bool(before))
 
     @contextmanager
     def reading(self) -> Iterator[None]:

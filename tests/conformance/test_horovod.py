@@ -1,0 +1,310 @@
+"""Ranks of Horovod: exact, shared out without loss, and ended in time when one of them fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+from tests.conformance.candidates import needs_deep
+from tests.conformance.conftest import SCHEMA, made_rows
+
+from nightjar.core.errors import EnvironmentFault, TrainingFailed
+from nightjar.core.pipeline import Features, HorovodKerasCandidate
+from nightjar.engine.trainers import TrainingSet
+from nightjar.engine.trainers import horovod_keras as engine
+from nightjar.engine.trainers.horovod_keras.job import shares
+from nightjar.engine.trainers.horovod_keras.shard import Shard
+
+BUILDER = "tests.conformance.planted:network"
+NUMBERS = Features(base="b", as_of="t", numeric=("n", "m"))
+
+
+def candidate(**more: Any) -> HorovodKerasCandidate:
+    given = {"workers": 2, "builder": BUILDER, "batch_size": 32, "learning_rate": 0.01, **more}
+    return HorovodKerasCandidate.model_validate({"trainer": "horovod_keras", **given})
+
+
+@pytest.fixture
+def training(spark: SparkSession, tmp_path: Path) -> TrainingSet:
+    rows = spark.createDataFrame(made_rows(), SCHEMA).repartition(2)
+    whole = TrainingSet.of(rows, NUMBERS, "y", ("id",), tmp_path)
+    ordered = whole.in_fixed_order(2).cache()
+    return TrainingSet.of(ordered, NUMBERS, "y", ("id",), tmp_path)
+
+
+@pytest.fixture
+def keras() -> Iterator[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        import keras
+
+        yield keras
+
+
+# -- shares ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_every_row_is_read_once_an_epoch(training: TrainingSet, ranks: int) -> None:
+    made = candidate(validation=0, batch_size=10)
+    learnt = engine.encoding.learn(training.rows, training.features)
+    groups, held_out = engine._write(training, made, learnt, training.folder / "rows")
+    assert (held_out, sum(rows for *_, rows in groups)) == ([], 400)
+    parts = shares(groups, ranks)
+    steps = -(-max(sum(g[2] for g in part) for part in parts) // 10)
+    seen: Counter[tuple[float, ...]] = Counter()
+    orders = []
+    for epoch in (0, 1, 0):
+        order = []
+        for rank, part in enumerate(parts):
+            shard = Shard(part, 2, 0, 10, steps, (1.0, 1.0), (5, rank))
+            shard.epoch = epoch
+            batches = list(shard.batches())
+            assert len(batches) == steps
+            for features, labels, weights in batches:
+                assert features["numeric"].shape == (10, 2)
+                kept = weights > 0
+                order += features["numeric"][kept, 0].tolist()
+                rows = zip(features["numeric"][kept, 0], labels[kept, 0], strict=True)
+                seen.update((float(n), float(y)) for n, y in rows)
+        orders.append(order)
+        assert len(order) == 400
+    assert all(count % 3 == 0 for count in seen.values())
+    assert orders[0] == orders[2]
+    assert orders[0] != orders[1]
+
+
+def test_the_held_out_rows_are_others(training: TrainingSet) -> None:
+    learnt = engine.encoding.learn(training.rows, training.features)
+    made = candidate(validation=0.25)
+    groups, held_out = engine._write(training, made, learnt, training.folder / "rows")
+    kept, apart = (sum(rows for *_, rows in part) for part in (groups, held_out))
+    assert kept + apart == 400
+    assert 60 < apart < 140
+
+
+# -- exactness ------------------------------------------------------------------------------------
+
+
+@needs_deep
+def test_two_ranks_are_one_process_with_the_whole_batch(
+    spark: SparkSession, training: TrainingSet, keras: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One step an epoch, and shares of unequal size: each epoch's loss is that of one step.
+    made = candidate(
+        epochs=8, batch_size=300, validation=0, learning_rate=0.01, warmup_epochs=4, clip_norm=0.5
+    )
+    learnt = engine.encoding.learn(training.rows, training.features)
+    groups, _ = engine._write(training, made, learnt, training.folder / "rows")
+    groups = sorted(groups)
+    parts = [groups[: len(groups) // 3], groups[len(groups) // 3 :]]
+    assert len({sum(rows for *_, rows in part) for part in parts}) == 2
+    monkeypatch.setattr(engine, "shares", lambda given, ranks: parts if given else [[], []])
+    model = engine.fit(training, made)
+    assert model.notes["steps_an_epoch"] == 1
+
+    stock = _stock(keras, made)
+    stock.compile(
+        optimizer=keras.optimizers.Adam(0.01, global_clipnorm=0.5),
+        loss=keras.losses.BinaryCrossentropy(reduction="mean_with_sample_weight"),
+        jit_compile=False,
+    )
+    engine._write(training, made, learnt, training.folder / "again")
+    again = sorted(engine._groups(training.folder / "again" / "held_out=false"))
+    parts = [again[: len(groups) // 3], again[len(groups) // 3 :]]
+    losses = []
+    for epoch in range(8):
+        both = []
+        for rank, part in enumerate(parts):
+            shard = Shard(part, 2, 0, 300, 1, (1.0, 1.0), (0, rank))
+            shard.epoch = epoch
+            both += list(shard.batches())
+        x = np.concatenate([features["numeric"] for features, _, _ in both])
+        y = np.concatenate([labels for _, labels, _ in both])
+        weights = np.concatenate([weights for *_, weights in both])
+        stock.optimizer.learning_rate = 0.01 * (1 + min(1.0, (epoch + 1) / 4))
+        losses.append(float(stock.train_on_batch({"numeric": x}, y, sample_weight=weights)))
+    assert losses[-1] < losses[0]
+    assert np.abs(np.array(model.notes["history"]["loss"]) - losses).max() < 1e-6
+
+
+def _stock(keras: Any, made: HorovodKerasCandidate) -> Any:
+    """The planted network as plain Keras, from the same seed."""
+    keras.utils.set_random_seed(made.seed)
+    inputs = keras.Input((2,), name="numeric")
+    rows = keras.layers.Dense(8, activation="tanh")(inputs)
+    rows = keras.layers.LayerNormalization()(rows)
+    return keras.Model([inputs], keras.layers.Dense(1, activation="sigmoid")(rows))
+
+
+@needs_deep
+def test_a_rank_that_skips_averaging_is_noticed(training: TrainingSet) -> None:
+    with pytest.raises(TrainingFailed) as caught:
+        engine.fit(training, candidate(params={"skips": 1}, epochs=3))
+    assert caught.value.details["fault"] == "error"
+    assert "the parameters of rank 1 are not those" in caught.value.message
+    assert "after epoch 1" in caught.value.message
+
+
+# -- failures -------------------------------------------------------------------------------------
+
+
+def when(
+    training: TrainingSet, epochs: int, do: Callable[[int], None]
+) -> tuple[threading.Thread, dict[str, float]]:
+    """In the background: wait for so many epochs, then `do` it to the process of rank 1."""
+    noted: dict[str, float] = {}
+
+    def wait() -> None:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            kept = sorted(training.folder.glob("resume/*/checkpoints/*.json"))
+            alive = list(training.folder.glob("resume/*/run-*/rank-1.alive"))
+            if kept and int(kept[-1].stem) + 1 >= epochs and alive:
+                noted["epochs"] = int(kept[-1].stem) + 1
+                noted["pid"] = int(alive[-1].read_text().split()[0])
+                noted["at"] = time.monotonic()
+                do(int(noted["pid"]))
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread, noted
+
+
+def rank_processes() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if "gloo_exec_fn" in line or "rank-{rank}.alive" in line:
+            found.append(line[:200])
+    return found
+
+
+def nothing_is_left() -> None:
+    deadline = time.monotonic() + 15
+    while rank_processes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert rank_processes() == []
+
+
+@needs_deep
+def test_a_killed_rank_is_named_and_the_retry_goes_on_to_the_same_loss(
+    spark: SparkSession, training: TrainingSet, tmp_path: Path
+) -> None:
+    made = candidate(params={"slow": 0.05, "dropout": 0.2}, epochs=8, patience=8)
+    thread, noted = when(training, 2, lambda pid: os.kill(pid, signal.SIGKILL))
+    with pytest.raises(TrainingFailed) as caught:
+        engine.fit(training, made)
+    took = time.monotonic() - noted["at"]
+    thread.join()
+    assert caught.value.details["rank"] == 1
+    assert caught.value.details["fault"] == "died"
+    assert took < 60
+    nothing_is_left()
+    resumed = engine.fit(training, made)
+    assert resumed.notes["resumed_after"] >= noted["epochs"]
+    other = TrainingSet.of(training.rows, NUMBERS, "y", ("id",), tmp_path / "whole")
+    whole = engine.fit(other, made)
+    assert whole.notes["resumed_after"] == 0
+    assert resumed.notes["history"] == whole.notes["history"]
+    rows = training.rows
+    ours, theirs = (
+        [r["_score"] for r in engine.score(m, rows).orderBy("id").collect()]
+        for m in (resumed, whole)
+    )
+    assert ours == theirs
+    assert list((tmp_path / "resume").iterdir()) == [], "a finished training leaves nothing"
+
+
+@needs_deep
+def test_a_frozen_rank_ends_the_training_in_time(training: TrainingSet) -> None:
+    thread, noted = when(training, 1, lambda pid: os.kill(pid, signal.SIGSTOP))
+    with pytest.raises(TrainingFailed) as caught:
+        engine.fit(training, candidate(params={"slow": 0.05}, epochs=200))
+    took = time.monotonic() - noted["at"]
+    thread.join()
+    assert (caught.value.details["rank"], caught.value.details["fault"]) == (1, "frozen")
+    assert took < 60
+    nothing_is_left()
+
+
+@needs_deep
+def test_a_rank_that_stalls_in_its_own_code_ends_the_training_in_time(
+    training: TrainingSet,
+) -> None:
+    started = time.monotonic()
+    made = candidate(params={"stalls": 1, "slow": 0.01}, epochs=200, stall="6 seconds")
+    with pytest.raises(TrainingFailed) as caught:
+        engine.fit(training, made)
+    assert (caught.value.details["rank"], caught.value.details["fault"]) == (1, "stalled")
+    assert 6 <= caught.value.details["idle"] < 60
+    assert time.monotonic() - started < 300
+    nothing_is_left()
+
+
+# -- before it begins -----------------------------------------------------------------------------
+
+
+@needs_deep
+def test_what_is_not_there_is_said_at_once(spark: SparkSession) -> None:
+    for made, word in (
+        (candidate(workers=99), "slots"),
+        (candidate(device="gpu"), "nccl"),
+    ):
+        with pytest.raises(EnvironmentFault, match=word):
+            engine.require(spark, made)
+
+
+def test_a_machine_without_the_libraries_is_told_how_to_get_them(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault, match="make deep") as caught:
+        engine.require(spark, candidate())
+    assert caught.value.details["missing"] == ["tensorflow", "keras", "horovod"]
+
+
+def test_too_little_memory_is_said_at_once(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_free_bytes", lambda: 1 << 30)
+    with pytest.raises(EnvironmentFault, match="2048 MiB and 1024 MiB are free"):
+        engine._require_memory(spark, 2, {})
+
+
+def test_a_builder_that_cannot_be_imported_is_a_fault() -> None:
+    ((at, problem, _),) = engine.faults(candidate(builder="no_such_module:network"), False)
+    assert (at, "no_such_module" in problem) == (("builder",), True)
+    assert engine.faults(candidate(), False) == []
+
+
+def test_reports_say_who_failed_first(tmp_path: Path) -> None:
+    from nightjar.engine.trainers.horovod_keras import launch
+
+    def report(rank: int, fault: str, message: str = "") -> None:
+        facts = {"rank": rank, "fault": fault, "idle": 1, "epoch": 0, "message": message}
+        (tmp_path / f"rank-{rank}.report").write_text(json.dumps(facts))
+
+    report(0, "error", "HorovodInternalError: Connection closed by peer")
+    report(1, "waiting")
+    report(2, "frozen")
+    assert (launch._cause(tmp_path) or {})["rank"] == 2
+    report(3, "died")
+    assert (launch._cause(tmp_path) or {})["rank"] == 3
