@@ -73,8 +73,8 @@ def account(book: RecordBook, plan: Plan, ds: date) -> Account:
             uncounted.append(f"{source}: its rows were read, and have not been cleaned since")
         elif cleaned and (lines := cleaned.details.get("lines_in_unparsable", 0)):
             uncounted.append(
-                f"{source}: {lines:,} line ends stand inside unparsable records; how many records "
-                "were meant there cannot be counted (a quote that is not closed?)"
+                f"{source}: {lines:,} line end(s) stand in unparsable records; how many "
+                "records were meant there cannot be counted (a quote that is not closed?)"
             )
     if not files:
         raise NotThereYet(
