@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -206,3 +207,19 @@ def test_a_dry_run_shows_what_would_run(project: Path, airflow: Airflow) -> None
         assert f"jobs/{stage}.py {PIPELINE} --ds 2013-12-02" in log
     assert "jobs/score.py flight_delays --ds 2013-12-02 --model 1 --project" in log
     assert not (project / "warehouse" / "runs" / PIPELINE / "2013-12-02").exists()
+
+    # While the DAG is known: the commands that the docs show.
+    docs = " ".join((ROOT / "docs" / "airflow.md").read_text().split())
+    for shown in (
+        'airflow pools set spark 4 "Spark drivers"',
+        f"airflow backfill create --dag-id {PIPELINE}_nightly --from-date 2013-12-01 "
+        "--to-date 2014-01-01 --max-active-runs 3",
+        """airflow variables set nightjar '{"connection": "yarn", "profile": "yarn", """
+        """"files_url": "https://files.example.org/warehouse", "mlflow_url": """
+        """"https://mlflow.example.org", "spark_url": "https://history.example.org"}'""",
+    ):
+        assert shown in docs
+        _, *arguments = shlex.split(shown)
+        said = airflow(*arguments, *(["--dry-run"] if "backfill" in arguments else []))
+        if "backfill" in arguments:
+            assert said.count("2013-12-") >= 31

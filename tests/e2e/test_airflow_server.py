@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -42,16 +43,15 @@ def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A database cluster of its own, on loopback; yields SQLAlchemy's address."""
     if POSTGRES is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
+    # Not below pytest's folder, which is for its user's eyes alone.
+    folder, port = Path(tempfile.mkdtemp(prefix="nightjar-postgres-")), free_port()
     as_owner: list[str] = []
     if os.geteuid() == 0:  # PostgreSQL does not run as root
         as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        for place in (folder, *folder.parents[:-2]):
-            place.chmod(0o755)
         shutil.chown(folder, "postgres", "postgres")
     data = folder / "data"
 
@@ -69,6 +69,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql+psycopg2://airflow@127.0.0.1:{port}/af"
     finally:
         run(str(POSTGRES / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 class Server(Airflow):
@@ -344,6 +345,7 @@ def test_a_broken_pipeline_is_told_and_leaves_the_others_in_service(server: Serv
 def test_the_repairs(server: Server) -> None:
     """One stage again; another model's scores; back to the release before."""
     shell, log = Shell(server.project), ReleaseLog(server.project / "warehouse", PIPELINE)
+    assert server.finished(server.trigger({"ds": str(NIGHT)})["dag_run_id"]) == "success"
     before = log.require()
     score = server.project / "warehouse" / "runs" / PIPELINE / str(NIGHT) / "score.json"
     attempt = json.loads(score.read_text())["attempt"]
@@ -363,3 +365,59 @@ def test_the_repairs(server: Server) -> None:
 
     shell.nightjar("rollback", PIPELINE, before.id)
     assert log.require().id == before.id
+
+
+def test_make_airflow_is_ready_to_trigger(trained: Path, tmp_path: Path) -> None:
+    """`make airflow` runs this script; here in a copy of the project, on a port of its own."""
+    project = tmp_path / "project"
+    shutil.copytree(trained, project, symlinks=True)
+    for name in ("dags", ".ci"):
+        shutil.copytree(ROOT / name, project / name)
+    for name in (".venv", ".venv-orchestrator"):
+        (project / name).symlink_to(ROOT / name)
+    port = free_port()
+    environment = {k: os.environ[k] for k in ("PATH", "HOME", "JAVA_HOME") if k in os.environ}
+    with subprocess.Popen(
+        [str(project / ".ci" / "airflow")],
+        env={**environment, "PORT": str(port)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        said: list[str] = []
+        try:
+            for line in running.stdout:
+                said.append(line)
+                if line.startswith("  log "):
+                    break
+            base = f"http://127.0.0.1:{port}"
+            assert f"Airflow is up: {base}\n" in said, said
+            (login,) = [line for line in said if line.startswith("  login ")]
+            user, password = login.removeprefix("  login").strip().split(", password ")
+            token = _post(f"{base}/auth/token", {"username": user, "password": password})
+            request = urllib.request.Request(
+                f"{base}/api/v2/dags", headers={"Authorization": f"Bearer {token['access_token']}"}
+            )
+
+            def found() -> set[str]:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    dags = json.load(answer)["dags"]
+                return {dag["dag_id"] for dag in dags if not dag["is_paused"]}
+
+            expected = {f"{PIPELINE}_{kind}" for kind in ("nightly", "train", "released")}
+            wait_for(lambda: found() == expected, 120, "the DAGs are there")
+        finally:
+            running.terminate()
+            running.wait(90)
+    marker = str(project).encode()
+    wait_for(lambda: not [p for p, c in processes() if marker in c], 30, "all of it ends")
+
+
+def _post(address: str, body: dict[str, str]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        address, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return dict(json.load(answer))
