@@ -1,6 +1,6 @@
 """Flights with four candidates in one run: quality, seconds, scoring speed and size.
 
-    python benchmarks/trainers.py [--warehouse FOLDER] [--ranks 2] [--epochs 8]
+    python benchmarks/trainers.py [--warehouse FOLDER] [--ranks 2] [--epochs 8] [--since DAY]
 
 Loads January to November of the demo's flights into FOLDER (a temporary one unless given; what is
 loaded there is not loaded again), trains MLlib's logistic regression, XGBoost, scikit-learn's
@@ -66,12 +66,13 @@ def main() -> None:
     parser.add_argument("--warehouse", type=Path)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--since", type=date.fromisoformat, default=Span().history[0])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        measure(given.warehouse or Path(name), given.ranks, given.epochs)
+        measure(given.warehouse or Path(name), given.ranks, given.epochs, given.since)
 
 
-def measure(warehouse: Path, ranks: int, epochs: int) -> None:
+def measure(warehouse: Path, ranks: int, epochs: int, since: date) -> None:
     project = Project.find(warehouse=warehouse)
     plan = load_plan(project, "flight_delays")
     logistic = {"logistic": plan.spec.candidates["logistic"]}
@@ -79,7 +80,7 @@ def measure(warehouse: Path, ranks: int, epochs: int) -> None:
     plan = replace(plan, spec=plan.spec.model_copy(update={"candidates": chosen}))
     span = Span()
     land(project.warehouse)
-    with open_work(project, plan, nights_between(*span.history)) as work:
+    with open_work(project, plan, nights_between(since, span.history[1])) as work:
         night.load(work)
         work = replace(work, nights=(span.as_of,))
         details = train(work, span.as_of).details

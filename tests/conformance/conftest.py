@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def training(
         frame = spark.createDataFrame(list(rows), SCHEMA).repartition(partitions)
         weight = "w" if weighted else None
         folder = more.pop("folder", None) or tmp_path_factory.mktemp("training")
-        whole = TrainingSet.of(frame, FEATURES, "y", ("id",), folder, weight, **more)
-        ordered = whole.in_fixed_order(2).cache()
-        return TrainingSet.of(ordered, FEATURES, "y", ("id",), folder, weight, **more)
+        # A feature is in the key too, as it may be.
+        whole = TrainingSet.of(frame, FEATURES, "y", ("d", "id"), folder, weight, **more)
+        return replace(whole, rows=whole.in_fixed_order(2).cache())
 
     return make

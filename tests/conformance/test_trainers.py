@@ -19,10 +19,11 @@ from tests.conformance.conftest import SCHEMA, made_rows
 from nightjar.core.errors import EnvironmentFault, GoldenMismatch, TrainingRefused
 from nightjar.engine.trainers import SCORE, TrainingSet, trainer
 
-NAMES = [name for name in CANDIDATES if name != "horovod_keras" or find_spec("horovod")]
+RANKS = ("horovod_keras",)
+NAMES = [name for name in CANDIDATES if name not in RANKS or find_spec("horovod")]
 every_trainer = pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=needs_deep if n == "horovod_keras" else ()) for n in CANDIDATES],
+    [pytest.param(n, marks=needs_deep if n in RANKS else ()) for n in CANDIDATES],
 )
 Make = Callable[..., TrainingSet]
 
@@ -80,7 +81,13 @@ def test_the_same_rows_give_the_same_model(
     assert (scores(engine.score(again, rows)) == scores(engine.score(models(name), rows))).all()
 
 
-@every_trainer
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[needs_deep, pytest.mark.slow] if n in RANKS else ())
+        for n in CANDIDATES
+    ],
+)
 def test_weights_count(name: str, training: Make) -> None:
     rows = [
         (i, float(i % 4), 1.0, "a", "x", 9.0 if i % 2 else 1.0, float(i % 2)) for i in range(80)

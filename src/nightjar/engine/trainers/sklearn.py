@@ -198,7 +198,7 @@ def _sample(training: TrainingSet, most: int) -> tuple[pa.Table, int]:
     names = [*training.features.numeric, *training.features.categorical, training.label]
     names += [training.weight] if training.weight else []
     place = F.pmod(F.xxhash64(*training.key), F.lit(_BUCKETS)).alias("_place")
-    rows = training.rows.select(*names, *training.key, place)
+    rows = training.rows.select(*dict.fromkeys([*names, *training.key]), place)
     if training.count > most:
         # A little more than is asked for, so that the exact number can be cut off below.
         share = most / training.count

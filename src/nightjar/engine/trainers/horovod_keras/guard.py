@@ -49,7 +49,7 @@ def main() -> None:
         fault = ""
         if stopped_since is not None and now - stopped_since > FROZEN_SECONDS:
             fault, idle = "frozen", now - stopped_since
-        elif count == 0:
+        elif count <= 1:  # the first step builds the graph, which may take long
             fault = "not started" if idle > starting else ""
         elif (own_code or reading) and idle > own:
             fault = "stalled"
