@@ -26,7 +26,7 @@ from nightjar.core.project import Project
 from nightjar.demo import land
 from nightjar.engine.quality.types import text_schema
 from nightjar.engine.session import start
-from nightjar.engine.stages.ingest import read_files
+from nightjar.engine.stages.ingest import write_files
 
 
 def cpu_seconds() -> float:
@@ -71,8 +71,7 @@ def main() -> None:
         schema = text_schema(contract)
 
         def ours(out: str) -> None:
-            frame = read_files(spark, files, scratch, contract, source)
-            frame.write.partitionBy("kind").parquet(out)
+            write_files(spark, files, scratch, contract, source, Path(out))
 
         def plain(out: str) -> None:
             spark.read.csv(paths, schema=schema, header=True).write.parquet(out)

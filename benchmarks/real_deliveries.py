@@ -40,7 +40,7 @@ from nightjar.engine.stages.ingest import (
     UNPARSABLE,
     accounted,
     bronze_schema,
-    read_files,
+    write_files,
 )
 
 MONEY = "decimal(10,2)"
@@ -124,8 +124,7 @@ def run(
     files = find_files(warehouse, source, nights)
     look_at_files(warehouse, files, agreed, source)
     folder = warehouse / "bronze" / agreed.dataset
-    frame = read_files(spark, files, warehouse, agreed, source)
-    frame.write.partitionBy("kind").parquet(str(folder))
+    write_files(spark, files, warehouse, agreed, source, folder)
     facts = accounted(folder, files)
     took = time.monotonic() - started
     read = sum(row["_records"] for row in facts.values())

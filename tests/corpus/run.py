@@ -6,13 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from functools import reduce
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import yaml
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from tests.corpus.cases import TABLES, Case, Row
 
@@ -21,7 +20,7 @@ from nightjar.core.pipeline import Source
 from nightjar.engine.lake import parquet_files, read_folder
 from nightjar.engine.quality.types import typed_schema
 from nightjar.engine.stages.clean import SILVER, clean, refuse_unparsable
-from nightjar.engine.stages.ingest import FILE, PARSED, UNPARSABLE, bronze_schema, read_files
+from nightjar.engine.stages.ingest import FILE, PARSED, UNPARSABLE, bronze_schema, write_files
 
 FIRST = date(2000, 1, 1)
 
@@ -62,9 +61,9 @@ def run(spark: SparkSession, cases: Sequence[Case], warehouse: Path) -> list[Out
             group[1][ds] = (path.relative_to(warehouse).as_posix(),)
         if not sources:
             continue
-        frames = [read_files(spark, f, warehouse, contract, s) for s, f in sources.values()]
         folder = warehouse / "bronze" / table
-        reduce(DataFrame.union, frames).coalesce(4).write.partitionBy("kind").parquet(str(folder))
+        for source, files in sources.values():
+            write_files(spark, files, warehouse, contract, source, folder)
         _collect(spark, folder, contract, outcomes)
     return outcomes
 

@@ -37,7 +37,7 @@ from nightjar.engine.stages.ingest import (
     accounted,
     bronze_schema,
     file_batches,
-    read_files,
+    write_files,
 )
 
 NIGHT = date(2024, 3, 1)
@@ -125,8 +125,15 @@ def test_files_are_read_by_spark(spark: SparkSession, tmp_path: Path, things: Co
     files[nights[0]].write_text("a,b\n1,x\n2,y\n")
     files[nights[1]].write_text("b,a\nz,3\nno,9,9\n")
     named = {ds: (SOURCE.file(ds),) for ds in nights}
-    frame = read_files(spark, named, tmp_path, things, SOURCE)
+    failed = tmp_path / "bronze" / "_making" / "failed-parsed.parquet"  # of a task that ended badly
+    failed.parent.mkdir(parents=True)
+    failed.write_bytes(b"PAR1")
+    write_files(spark, named, tmp_path, things, SOURCE, tmp_path / "bronze")
+    frame = spark.read.parquet(str(tmp_path / "bronze"))
     assert frame.drop("kind").schema == bronze_schema(things)
+    assert {path.name for path in (tmp_path / "bronze").iterdir()} == {
+        f"kind={kind}" for kind in (PARSED, UNPARSABLE, FILE)
+    }
     rows = sorted(frame.collect(), key=lambda r: (r["_ds"], r["_record"]))
     names = [path.relative_to(tmp_path).as_posix() for path in files.values()]
     assert [(r["_ds"], r["_file"], r["kind"], r["a"], r["b"]) for r in rows] == [

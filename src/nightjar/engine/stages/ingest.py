@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql.types import (
     DateType,
     LongType,
@@ -49,7 +52,8 @@ _FACTS = [
     StructField("_records", LongType()),
     StructField("_unparsable", LongType()),
 ]
-_KIND = StructField("kind", StringType())
+_WRITTEN = pa.schema([("kind", pa.string()), ("name", pa.string())])
+ROW_GROUP = 64 << 20  # bytes of Arrow's memory
 
 # The row of kind FILE, as a mapping of its columns.
 Facts = Mapping[str, Any]
@@ -82,8 +86,7 @@ def run(work: Work, source: str) -> dict[date, Record]:
     def do(pending: Sequence[date], attempt: str) -> dict[date, Record]:
         folder = work.folder("bronze", f"{work.plan.spec.name}.{source}", attempt)
         chosen = {ds: files[ds] for ds in pending}
-        frame = read_files(work.spark, chosen, warehouse, contract, spec)
-        frame.write.mode("error").partitionBy("kind").parquet(str(folder))
+        write_files(work.spark, chosen, warehouse, contract, spec, folder)
         facts = accounted(folder, chosen)
         _refuse_unsettled(warehouse, facts, stamps)
         if spec.repeats == "refuse":
@@ -93,33 +96,80 @@ def run(work: Work, source: str) -> dict[date, Record]:
     return work.once(f"ingest.{source}", inputs, do)
 
 
-def read_files(
+def write_files(
     spark: SparkSession,
     files: Mapping[date, Sequence[str]],
     warehouse: Path,
     contract: Contract,
     source: Source,
-) -> DataFrame:
-    """The records of `files`, read on the executors, with their `kind` to partition by.
+    folder: Path,
+) -> None:
+    """Write the records of `files` to `folder/kind=KIND/`, read and written on the executors.
 
     A file that cannot be taken gives, as its last row, one of kind FILE with the error's code as
-    `_reason` and its message as `_text`; every other gives one with its facts.
+    `_reason` and its message as `_text`; every other gives one with its facts. What a task that
+    failed has written is not taken: the driver moves the files of those that ended well.
     """
-    schema = StructType([*bronze_schema(contract).fields, _KIND])
-    root = str(warehouse)
+    root, making = str(warehouse), str(folder / "_making")
 
-    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            yield from gathered(
-                made
-                for row in batch.to_pylist()
-                for made in file_batches(Path(root), row["path"], row["ds"], contract, source)
-            )
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        made = (
+            made
+            for batch in batches
+            for row in batch.to_pylist()
+            for made in file_batches(Path(root), row["path"], row["ds"], contract, source)
+        )
+        written = write_batches(made, Path(making))
+        yield pa.RecordBatch.from_pylist(
+            [{"kind": kind, "name": name} for kind, name in written.items()], _WRITTEN
+        )
 
     listed = [(ds, name) for ds, names in files.items() for name in names]
     slots = max(1, min(len(listed), 2 * spark.sparkContext.defaultParallelism))
     paths = spark.createDataFrame(listed, "ds date, path string").repartition(slots)
-    return paths.mapInArrow(read, schema)
+    for row in paths.mapInArrow(write, "kind string, name string").collect():
+        target = folder / f"kind={row['kind']}"
+        target.mkdir(parents=True, exist_ok=True)
+        (folder / "_making" / row["name"]).rename(target / f"part-{row['name']}")
+    shutil.rmtree(folder / "_making")
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], folder: Path) -> dict[str, str]:
+    """Write batches of bronze rows, one file a kind; returns each kind's file name.
+
+    At most ROW_GROUP bytes of each kind are held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex
+    held: dict[str, list[pa.RecordBatch]] = {}
+    sizes: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    with ExitStack() as files:
+        writers: dict[str, pq.ParquetWriter] = {}
+
+        def flush(kind: str) -> None:
+            table = pa.Table.from_batches(held.pop(kind))
+            if kind not in writers:
+                names[kind] = f"{token}-{kind}.parquet"
+                writer = pq.ParquetWriter(
+                    folder / names[kind],
+                    table.schema,
+                    compression="zstd",
+                    write_page_checksum=True,
+                )
+                writers[kind] = files.enter_context(writer)
+            writers[kind].write_table(table, row_group_size=table.num_rows)
+            sizes[kind] = 0
+
+        for batch in batches:
+            kind = batch["kind"][0].as_py()
+            held.setdefault(kind, []).append(batch.drop_columns(["kind"]))
+            sizes[kind] += batch.nbytes
+            if sizes[kind] >= ROW_GROUP:
+                flush(kind)
+        for kind in list(held):
+            flush(kind)
+    return names
 
 
 def file_batches(
@@ -140,23 +190,6 @@ def file_batches(
                     yield _batch(columns, 1, FILE, ds, name, [0], None, said, facts=facts)
     except NightjarError as error:
         yield _batch(columns, 1, FILE, ds, name, [0], None, error.message, error.code)
-
-
-def gathered(batches: Iterable[pa.RecordBatch], rows: int = 10_000) -> Iterator[pa.RecordBatch]:
-    """The same rows in fewer batches: tiny files give tiny batches, and each has its cost."""
-    held: list[pa.RecordBatch] = []
-    count = size = 0
-    for batch in batches:
-        held.append(batch)
-        count, size = count + batch.num_rows, size + batch.nbytes
-        if count >= rows or size >= 1 << 20:
-            yield from _joined(held)
-            held, count, size = [], 0, 0
-    yield from _joined(held)
-
-
-def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    return [pa.concat_batches(batches)] if len(batches) > 1 else batches
 
 
 def _batch(
