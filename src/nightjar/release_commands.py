@@ -91,7 +91,10 @@ def diff(
     warehouse: Warehouse = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what changed between two releases: rows added, removed, changed; shift of the scores."""
+    """Say what changed between two releases: rows added, removed, changed; shift of the scores.
+
+    Nights whose files both share are equal; the shift is that of the other nights.
+    """
     from nightjar.core.releases.diff import diff as compare
 
     with errors(as_json):
@@ -111,11 +114,16 @@ def diff(
                          f"-{list(found.columns_removed)}")  # fmt: skip
         if found.shift:
             s = found.shift
-            lines += [
-                f"{found.score}: mean {_number(s.mean_before)} -> {_number(s.mean_after)}; row by "
-                f"row {_number(s.mean_change)} on average, {_number(s.greatest_change)} at most; "
-                f"PSI {_number(s.psi)}"
-            ]
+            if s.mean_before is None or s.mean_after is None:
+                lines.append(
+                    f"{found.score}: one of the two has no score in the nights that differ"
+                )
+            else:
+                lines.append(
+                    f"{found.score}, in the nights that differ: mean {_number(s.mean_before)} -> "
+                    f"{_number(s.mean_after)}; row by row {_number(s.mean_change)} on average, "
+                    f"{_number(s.greatest_change)} at most; PSI {_number(s.psi)}"
+                )
         answer(as_json, found.as_dict(), "\n".join(lines))
 
 
@@ -221,12 +229,26 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Re-read a release and hold every byte against its checksums."""
+    from nightjar.core.errors import DamagedRelease
     from nightjar.core.releases.verify import verify as check
 
     with errors(as_json):
         (log,) = _logs(Project.find(project, warehouse), pipeline)
         wanted = log.all() if every else [log.require(release)]
-        checked = {r.id: check(log, r) for r in wanted}
+        checked, damaged = {}, []
+        for one in wanted:
+            try:
+                checked[one.id] = check(log, one)
+            except DamagedRelease as error:
+                if not every:
+                    raise
+                damaged.append(error)
+        if damaged:
+            raise DamagedRelease(
+                f"{len(damaged)} of {len(wanted)} releases do not hold; these do: "
+                f"{', '.join(checked) or 'none'}\n" + "\n".join(e.message for e in damaged),
+                hold=list(checked),
+            )
         lines = [f"{name}: {size:,} bytes hold" for name, size in checked.items()]
         answer(as_json, {"verified": checked}, "\n".join(lines))
 

@@ -157,6 +157,9 @@ def test_the_command_line(project: Project, made: list[Release]) -> None:
     path.chmod(0o644)
     path.write_bytes(b"PAR1")
     assert run("verify", name, status=3)["error"]["code"] == "RELEASE_DAMAGED"
+    every = run("verify", name, "--all", status=3)["error"]
+    assert f"these do: {made[2].id}" in every["message"]
+    assert all(f"release {r.id} is damaged" in every["message"] for r in made[:2])
 
 
 # -- the page --------------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ def test_verify_notices_an_altered_log(log: ReleaseLog, batches: Batches) -> Non
     path.chmod(0o644)
     entry = json.loads(path.read_text())
     path.write_text(json.dumps({**entry, "created": "yesterday"}))
-    with pytest.raises(DamagedRelease):
+    with pytest.raises(DamagedRelease, match="the log of releases was altered"):
         verify(log, log.require())
 
 

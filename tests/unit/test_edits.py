@@ -142,6 +142,14 @@ def test_a_repaired_record_is_held_against_its_repair(tmp_path: Path, things: Co
     assert repairs(path, rows, things, known=again) == []
 
 
+def test_a_fault_names_the_row_as_a_spreadsheet_counts(tmp_path: Path, things: Contract) -> None:
+    rows, path = held([("ada", "bad"), ("bob", "bad")]), tmp_path / "rows.csv"
+    export(rows, path, things, {FILE: SHA})
+    rewrite(path, lambda row: row.update(_action="discrd"))
+    with pytest.raises(RepairRefused, match=r"(?s)row 2: _action.*row 3: _action"):
+        repairs(path, rows, things)
+
+
 def test_an_unparsable_record_gets_its_columns(tmp_path: Path, things: Contract) -> None:
     reason = {"rule": "things.unparsable", "column": None, "found": "f", "expected": "e"}
     row = Refused(FILE, 7, (reason,), None, "a,b,c")

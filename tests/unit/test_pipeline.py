@@ -247,10 +247,35 @@ def test_wrong_values(
     assert wrong(Pipeline, data) == at
 
 
-@pytest.mark.parametrize("schedule", ["@daily", "0 4 * *", "0 4 * * * *", ""])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "@daily",
+        "0 4 * *",
+        "0 4 * * * *",
+        "",
+        "0 25 * * *",
+        "60 4 * * *",
+        "0 4 0 * *",
+        "0 4 * 13 *",
+        "0 4 * * 1-9",
+    ],
+)
 def test_a_schedule_has_five_fields(data: dict[str, Any], schedule: str) -> None:
     data["schedule"] = schedule
     assert wrong(Pipeline, data) == ("schedule",)
+
+
+@pytest.mark.parametrize(
+    "schedule", ["*/15 0-23 1,31 1-12 0-7", "0 4 * jan mon-fri", "59 23 L * 5#3"]
+)
+def test_right_schedules(data: dict[str, Any], schedule: str) -> None:
+    assert Pipeline.model_validate({**data, "schedule": schedule}).schedule == schedule
+
+
+def test_nights_that_end_before_they_start_are_refused(data: dict[str, Any]) -> None:
+    data["orchestration"] = {"start": "2014-01-01", "end": "2013-12-31"}
+    assert wrong(Pipeline, data) == ("orchestration",)
 
 
 def test_the_steps_that_the_docs_show_are_all_there_are() -> None:

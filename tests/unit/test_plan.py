@@ -54,6 +54,7 @@ FAULTS = [
     ("trainer: mllib, estimator: ", "trainer: mllib, estimater: ", "'estimater'", "'estimator'"),
     ("trainer: mllib, estimator: pyspark.ml.classification.LogisticRegression", "trainer: xgboost, worker: 2", "'worker'", "'workers'"),
     ("trainer: mllib, estimator: pyspark.ml.classification.LogisticRegression, params: {maxIter: 5}", "trainer: horovod_keras, network: {layers: [{dens: 5}]}", "'dens'", "'dense'"),
+    ("trainer: mllib, estimator: pyspark.ml.classification.LogisticRegression, params: {maxIter: 5}", "trainer: horovod_keras, network: {layers: [{dense: 5}], embeddings: {statoin: 4}}", "'statoin'", "'station'"),
     ("known_after: 1 day", "known_after: 1 day, weight: dely", "'dely'", "'delay'"),
     ("known_after: 1 day", "known_after: 1 day, weight: sum(delay)", "weight reads other rows", ""),
     ("known_after:", "known_afer:", "'known_afer'", "'known_after'"),

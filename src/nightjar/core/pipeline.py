@@ -63,12 +63,23 @@ def _inside(path: str) -> str:
 
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _CRON_FIELD = rf"(?i)(?:[\d*/,#?L-]|mon|tue|wed|thu|fri|sat|sun|{_MONTHS})+"
+_CRON_RANGES = (
+    ("minute", 0, 59),
+    ("hour", 0, 23),
+    ("day", 1, 31),
+    ("month", 1, 12),
+    ("weekday", 0, 7),
+)
 
 
 def _cron(text: str) -> str:
     fields = text.split()
     if len(fields) != 5 or not all(re.fullmatch(_CRON_FIELD, field) for field in fields):
         raise ValueError(f"{text!r} is no cron line of five fields")
+    for field, (name, low, high) in zip(fields, _CRON_RANGES, strict=True):
+        for number in re.findall(r"\d+", re.sub(r"[/#]\d+", "", field)):
+            if not low <= int(number) <= high:
+                raise ValueError(f"{text!r}: {name} {number} is not in {low} to {high}")
     return text
 
 
@@ -450,6 +461,12 @@ class Orchestration(Closed):
     timeout: Duration = timedelta(hours=2)
     released_by: Duration | None = None
     notify: Notify | None = None
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.end is not None and self.end < self.start:
+            raise ValueError(f"end {self.end} lies before start {self.start}")
+        return self
 
 
 class Pipeline(Closed):

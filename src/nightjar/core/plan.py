@@ -337,6 +337,7 @@ class _Checker:
                 f"no column '{self.spec.split.by}' in the base rows",
                 near(self.spec.split.by, early | set(before)),
             )
+        self._candidates()
         self._publish(scores, base, available, late)
         after = [name for name in order if name not in before]
         texts = features.derive
@@ -435,6 +436,18 @@ class _Checker:
             self.fault(at, f"weight {error}")
             return
         self._readable(at, columns, set(base.names), frozenset())
+
+    def _candidates(self) -> None:
+        categorical = self.spec.features.categorical
+        for name, candidate in self.spec.candidates.items():
+            network = getattr(candidate, "network", None)
+            for feature in network.embeddings if network else ():
+                if feature not in categorical:
+                    self.fault(
+                        ("candidates", name, "network", "embeddings", feature),
+                        f"candidate '{name}': no categorical feature is called '{feature}'",
+                        near(feature, categorical),
+                    )
 
     def _publish(
         self, scores: Contract, base: Contract, available: set[str], late: frozenset[str]

@@ -203,7 +203,7 @@ def _records(path: Path, file: IO[str]) -> Iterator[tuple[int, dict[str, str | N
     if len(set(header)) != len(header):
         raise _refused(path, ["a column stands twice"])
     ragged = []
-    for line, cells in enumerate(reader, start=1):
+    for line, cells in enumerate(reader, start=2):  # as a spreadsheet counts: the header is 1
         if len(cells) == len(header):
             row: dict[str, str | None] = dict(zip(header, cells, strict=True))
             yield line, {n: restore(v or "") if n.startswith("_") else v for n, v in row.items()}

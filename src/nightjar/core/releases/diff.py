@@ -13,7 +13,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Shift:
-    """How a score moved: means of all rows, then of the rows that both releases have.
+    """How a score moved in the nights that differ: means of their rows, then of the rows in both.
 
     `psi` is the population stability index over ten bins of equal width between the least and
     the greatest score: the sum of (b - a) ln(b / a) over the bins' shares, each at least 1e-6.

@@ -17,12 +17,13 @@ def verify(log: ReleaseLog, release: Release) -> int:
         DamagedRelease: with everything that is wrong: the log's chain is broken, a manifest or a
             data file is missing or altered, or a reader of the folder would see other files.
     """
-    found: list[str] = list(_chain(log))
+    chain = list(_chain(log))
+    found: list[str] = []
     checked = 0
     try:
         nights = nights_of(release)
     except DamagedRelease as error:
-        raise DamagedRelease("\n".join([*found, error.message]), release=release.id) from error
+        raise DamagedRelease("\n".join([*chain, error.message]), release=release.id) from error
     for ds, night in nights.items():
         try:
             facts = release.partitions[ds]
@@ -56,10 +57,18 @@ def verify(log: ReleaseLog, release: Release) -> int:
     found += _folder(log, release)
     if found:
         raise DamagedRelease(
-            f"release {release.id} is damaged; roll back to another, or run its nights again with "
-            "--force:\n" + "\n".join(found),
+            f"release {release.id} is damaged; roll back to one that holds (nightjar verify "
+            f"{log.pipeline} --all), or run its nights again with --force:\n"
+            + "\n".join([*chain, *found]),
             release=release.id,
-            found=found,
+            found=[*chain, *found],
+        )
+    if chain:
+        raise DamagedRelease(
+            f"the log of releases was altered; restore it from a copy. The files of {release.id} "
+            "are those that were published:\n" + "\n".join(chain),
+            release=release.id,
+            found=chain,
         )
     return checked
 
