@@ -70,7 +70,7 @@ def test_cluster_mode_of_yarn_is_followed_through_its_resource_manager(
 def test_an_unknown_profile_is_refused(monkeypatch: pytest.MonkeyPatch, audit: SubmitJob) -> None:
     connect(monkeypatch, host="local[*]")
     audit.profile = "lcoal"
-    with pytest.raises(AirflowFailException, match="known: gpu, kubernetes, local, standalone, yarn"):
+    with pytest.raises(AirflowFailException, match="known: gpu, kubernetes, local"):
         audit._get_hook()
 
 
