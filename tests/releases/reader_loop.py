@@ -110,17 +110,18 @@ def main(kind: str, warehouse: Path, seconds: float, quota: int) -> None:
                     errors.append(str(error)[:300])
                 skipped += 1
                 continue
+            last = log.head().version
+            if kind == "unresolved" and last > first:
+                continue  # several releases within one read: nothing is promised
             allowed = [
                 {n["run_key"] for n in nights_of(r).values()}
                 # The pointers lag behind the log while an entry's writer heals them.
-                for v in range(
-                    max(1, first - 4) if kind == "catalog" else 1, log.head().version + 1
-                )
+                for v in range(max(1, first - 4), last + 1)
                 if (r := log._visible(log.entry(v)))
             ]
             if set(found) not in allowed or set(found.values()) != {2 * ROWS}:
                 wrong.append(
-                    f"{first}-{log.head().version}: {sorted(found.items())}; expected one of "
+                    f"{first}-{last}: {sorted(found.items())}; expected one of "
                     f"{[sorted(a) for a in allowed]}"
                 )
         else:

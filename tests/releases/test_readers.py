@@ -107,7 +107,7 @@ def test_readers_for_two_minutes(place: Path, batches: Batches, writers: int) ->
 def test_a_glob_of_the_stable_path_is_one_release_or_an_error(
     place: Path, batches: Batches
 ) -> None:
-    """No help, no promise of an answer: but what comes is one release (see docs/releases.md)."""
+    """While at most one release lands within a read; of more, nothing is promised (releases.md)."""
     for night in range(3):
         batches[night, "a"].publish(ReleaseLog(place, PIPELINE))
     stop = threading.Event()
