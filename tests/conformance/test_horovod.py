@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
-from tests.conformance.candidates import needs_deep
+from tests.conformance.candidates import LABELS, needs_deep
 from tests.conformance.conftest import SCHEMA, made_rows
 
 from nightjar.core.errors import EnvironmentFault, TrainingFailed
@@ -38,9 +38,9 @@ def candidate(**more: Any) -> HorovodKerasCandidate:
 @pytest.fixture
 def training(spark: SparkSession, tmp_path: Path) -> TrainingSet:
     rows = spark.createDataFrame(made_rows(), SCHEMA).repartition(2)
-    whole = TrainingSet.of(rows, NUMBERS, "y", ("id",), tmp_path)
+    whole = TrainingSet.of(rows, NUMBERS, LABELS["binary"], ("id",), tmp_path)
     ordered = whole.in_fixed_order(2).cache()
-    return TrainingSet.of(ordered, NUMBERS, "y", ("id",), tmp_path)
+    return TrainingSet.of(ordered, NUMBERS, LABELS["binary"], ("id",), tmp_path)
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_killed_rank_is_named_and_the_retry_goes_on_to_the_same_loss(
     nothing_is_left()
     resumed = engine.fit(training, made)
     assert resumed.notes["resumed_after"] >= noted["epochs"]
-    other = TrainingSet.of(training.rows, NUMBERS, "y", ("id",), tmp_path / "whole")
+    other = TrainingSet.of(training.rows, NUMBERS, LABELS["binary"], ("id",), tmp_path / "whole")
     whole = engine.fit(other, made)
     assert whole.notes["resumed_after"] == 0
     assert resumed.notes["history"] == whole.notes["history"]
@@ -290,9 +290,11 @@ def test_too_little_memory_is_said_at_once(
 
 
 def test_a_builder_that_cannot_be_imported_is_a_fault() -> None:
-    ((at, problem, _),) = engine.faults(candidate(builder="no_such_module:network"), False)
+    ((at, problem, _),) = engine.faults(
+        candidate(builder="no_such_module:network"), LABELS["binary"]
+    )
     assert (at, "no_such_module" in problem) == (("builder",), True)
-    assert engine.faults(candidate(), False) == []
+    assert engine.faults(candidate(), LABELS["binary"]) == []
 
 
 def test_reports_say_who_failed_first(tmp_path: Path) -> None:

@@ -249,15 +249,41 @@ class Features(Closed):
 
 
 class Label(Closed):
-    """What is predicted: true, false, or null where nobody will ever know.
+    """What is predicted, or null where nobody will ever know.
 
-    `weight` is an expression over the base row: how much the row counts in training.
+    `kind` says what `expr` gives: true or false, one of `classes` as text, or a number. `weight` is
+    an expression over the base row: how much the row counts in training.
+
+    In feature rows a label is a number: 0 or 1, the place of its class in `classes` (-1 for any
+    other), or itself.
     """
 
     name: Name
     expr: str
     known_after: Duration
+    kind: Literal["binary", "multiclass", "regression"] = "binary"
+    classes: tuple[str, ...] = Field(default=(), max_length=256)
     weight: str | None = None
+
+    @model_validator(mode="after")
+    def _classes(self) -> Self:
+        if (self.kind == "multiclass") != bool(self.classes):
+            raise ValueError("'classes' are those of kind: multiclass, which needs them")
+        if 0 < len(self.classes) < 3:
+            raise ValueError("multiclass has three classes or more; with two, say kind: binary")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("a class is listed twice")
+        return self
+
+    @property
+    def codes(self) -> int:
+        """How many classes there are; 0 for numbers."""
+        return {"binary": 2, "multiclass": len(self.classes), "regression": 0}[self.kind]
+
+    @property
+    def outputs(self) -> int:
+        """Of how many numbers a score is made: a probability for each of the classes, else one."""
+        return len(self.classes) or 1
 
 
 class Split(Closed):

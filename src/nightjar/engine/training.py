@@ -154,7 +154,7 @@ class _Session:
         training = TrainingSet.of(
             train,
             self.spec.features,
-            self.label,
+            self.spec.label,
             self.key,
             _scratch(self.work),
             features.WEIGHT if self.spec.label.weight is not None else None,
