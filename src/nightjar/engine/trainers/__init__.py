@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.documents import Location
@@ -119,6 +119,16 @@ class TrainingSet:
             say(f"  warning: the same in every training row: {', '.join(same)}")
         mean, deviation = (0.0, 1.0) if codes else (_short(row["mean"]), _short(row["deviation"]))
         return cls(rows, features, label, key, folder, count, classes, mean, deviation, weight, say)
+
+    @property
+    def prior(self) -> Column:
+        """The score of one who knows no feature: the shares of the classes, or the mean."""
+        shares = [F.lit(rows / self.count) for rows in self.classes]
+        return {
+            "binary": lambda: shares[1],
+            "multiclass": lambda: F.array(*shares),
+            "regression": lambda: F.lit(self.mean),
+        }[self.label.kind]()
 
     def in_fixed_order(self, partitions: int) -> DataFrame:
         """The rows in partitions and an order that the rows alone decide.
