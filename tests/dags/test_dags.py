@@ -75,6 +75,21 @@ def test_a_night_by_stage_and_in_one_task(settings) -> None:
         assert made == {last: ["flight_delay_scores"]}
 
 
+def test_candidates_are_tried_side_by_side() -> None:
+    dag = project_dags(ROOT)["flight_delays_train"]
+    assert edges(dag) == {
+        "load": set(),
+        "prepare": {"load"},
+        "trial": {"prepare"},
+        "promote": {"trial"},
+    }
+    trial = dag.get_task("trial")
+    assert trial.is_mapped
+    assert trial.expand_input.value == {"candidate": ["logistic", "boosted_trees"]}
+    written = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("trial")
+    assert written.expand_input.value == {"candidate": ["logistic", "boosted_trees"]}
+
+
 def test_the_settings_of_a_pipeline_reach_its_tasks(settings) -> None:
     project = settings("""
   start: 2013-01-01
@@ -98,7 +113,11 @@ def test_the_settings_of_a_pipeline_reach_its_tasks(settings) -> None:
     assert [str(d.date()) for d in (night.start_date, night.end_date)] == [
         "2013-01-01", "2013-12-31",
     ]  # fmt: skip
-    for task in [*night.tasks, *train.tasks]:
+    trial = train.get_task("trial").partial_kwargs
+    assert {name: trial[name] for name in ("connection", "profile", "pool", "retries")} == {
+        "connection": "big", "profile": "standalone", "pool": "cluster", "retries": 4,
+    }  # fmt: skip
+    for task in [*night.tasks, *(task for task in train.tasks if not task.is_mapped)]:
         assert (task.connection, task.profile, task.pool) == ("big", "standalone", "cluster")
         assert (task.retries, task.retry_delay) == (4, timedelta(minutes=2))
         assert (task.max_retry_delay, task.retry_exponential_backoff) == (timedelta(hours=1), 2)

@@ -45,9 +45,19 @@ def test_a_training_ends_where_its_interval_ends() -> None:
     asked = TrainRequest.of({"candidates": ["logistic"]})
     with pytest.raises(NotAsked, match="no history"):
         asked.arguments(Task("load"), INTERVAL)
-    assert asked.arguments(Task("train"), INTERVAL) == [
+    assert asked.arguments(Task("prepare"), INTERVAL) == [
         "--ds", "2013-12-02", "--candidate", "logistic",
     ]  # fmt: skip
+    assert asked.arguments(Task("trial", candidate="logistic"), INTERVAL)[2:] == [
+        "--candidate", "logistic",
+    ]  # fmt: skip
+    with pytest.raises(NotAsked, match="only logistic"):
+        asked.arguments(Task("trial", candidate="boosted_trees"), INTERVAL)
+    forced = TrainRequest.of({"force": True})
+    assert forced.arguments(Task("trial", candidate="boosted_trees"), INTERVAL)[2:] == [
+        "--candidate", "boosted_trees", "--force",
+    ]  # fmt: skip
+    assert forced.arguments(Task("promote"), INTERVAL) == ["--ds", "2013-12-02"]
     loading = TrainRequest.of({"load_first": "2013-01-01", "load_last": "2013-11-30"})
     assert loading.arguments(Task("load"), None) == ["--ds", "2013-01-01", "--to", "2013-11-30"]
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tests.e2e.project import NIGHT, ROOT
+from tests.e2e.project import AS_OF, NIGHT, ROOT
 
 from nightjar.core.project import Project
+from nightjar.core.records import RecordBook
 from nightjar.core.releases import ReleaseLog
 from nightjar.demo import PIPELINE
+from nightjar.engine.registry import Registry
 
 AIRFLOW = ROOT / ".venv-orchestrator" / "bin" / "airflow"
 SECRET = "planted-5ecret-9f31"
@@ -63,9 +65,9 @@ class Airflow:
         assert done.returncode == expect, done.stdout[-20_000:]
         return done.stdout
 
-    def test(self, params: dict | None = None, expect: int = 0) -> str:
-        """The night's DAG by `airflow dags test`, which is `dag.test()`; returns its log."""
-        dag, at = f"{PIPELINE}_nightly", "2013-12-02T05:00:00"
+    def test(self, params: dict | None = None, expect: int = 0, kind: str = "nightly") -> str:
+        """One of the DAGs by `airflow dags test`, which is `dag.test()`; returns its log."""
+        dag, at = f"{PIPELINE}_{kind}", "2013-12-02T05:00:00"
         return self("dags", "test", dag, at, "--conf", json.dumps(params or {}), expect=expect)
 
     def ask(self, sql: str) -> list[tuple]:
@@ -73,13 +75,15 @@ class Airflow:
             return books.execute(sql).fetchall()
 
     def states(self) -> dict[str, str]:
-        """The state of each task of the newest run."""
-        return dict(
-            self.ask(
-                "SELECT task_id, state FROM task_instance WHERE run_id = "
-                "(SELECT run_id FROM dag_run ORDER BY id DESC LIMIT 1)"
-            )
+        """The state of each task of the newest run; of a mapped one, by what it is labelled."""
+        found = self.ask(
+            "SELECT task_id, rendered_map_index, map_index, state FROM task_instance "
+            "WHERE run_id = (SELECT run_id FROM dag_run ORDER BY id DESC LIMIT 1)"
         )
+        return {
+            task if index < 0 else f"{task} {label or index}": state
+            for task, label, index, state in found
+        }
 
 
 @pytest.fixture
@@ -185,6 +189,28 @@ def test_a_night_by_airflow_is_the_command_lines_night(
     assert SECRET.encode() not in (airflow.home / "airflow.db").read_bytes()
     records = (project / "warehouse" / "runs").rglob("*.json")
     assert all(SECRET not in path.read_text() for path in records)
+
+
+def test_a_training_by_airflow_tries_each_candidate_in_a_task_of_its_own(
+    project: Path, airflow: Airflow
+) -> None:
+    asked = {"as_of": str(AS_OF), "candidates": ["logistic"], "force": True}
+    log = airflow.test(asked, kind="train")
+    states = airflow.states()
+    assert {name: state for name, state in states.items() if not name.startswith("trial")} == {
+        "load": "skipped",
+        "prepare": "success",
+        "promote": "success",
+    }
+    assert states["trial logistic"] == "success"
+    assert sorted(states.values()).count("skipped") == 2, states  # load, and the other candidate
+    assert log.count("training logistic ...") == 1, "tried once, and not again to decide"
+    record = RecordBook(project / "warehouse", PIPELINE).get(AS_OF, "train")
+    assert list(record.details["candidates"]) == ["logistic"]
+    links = dict(airflow.ask("SELECT task_id, value FROM xcom WHERE key = '_link_MLflowLink'"))
+    assert record.details["candidates"]["logistic"]["run"] in links["trial"]
+    champion = Registry(Project.find(project), PIPELINE).require_champion()
+    assert record.details["champion"] == champion.label
 
 
 def test_a_data_fault_is_final_at_once_and_publishes_nothing(

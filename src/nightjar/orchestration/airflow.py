@@ -32,6 +32,7 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -122,24 +123,30 @@ def _dag(project: Project, plan: Plan, schedule: tasks.Schedule) -> DAG:
         },
     ) as dag:
         groups: dict[str, TaskGroup] = {}
-        made: dict[str, SubmitJob] = {}
+        made: dict[str, SubmitJob | MappedOperator] = {}
         for one in schedule.tasks:
             if one.source and one.source not in groups:
                 groups[one.source] = TaskGroup(one.source)
-            made[one.id] = SubmitJob(
-                task_id=one.job,
-                task_group=groups.get(one.source),
-                doc_md=tasks.describe_task(plan, one),
-                project=str(project.root),
-                warehouse=str(project.warehouse),
-                pipeline=plan.spec.name,
-                kind=schedule.kind,
-                job=one,
-                connection=settings.connection,
-                profile=settings.profile,
-                trigger_rule="none_failed",
-                outlets=[release_asset(plan)] if one.releases else [],
-            )
+            given: dict[str, Any] = {
+                "task_id": one.job,
+                "task_group": groups.get(one.source),
+                "doc_md": tasks.describe_task(plan, one),
+                "project": str(project.root),
+                "warehouse": str(project.warehouse),
+                "pipeline": plan.spec.name,
+                "kind": schedule.kind,
+                "job": one.job,
+                "source": one.source,
+                "connection": settings.connection,
+                "profile": settings.profile,
+                "trigger_rule": "none_failed",
+                "outlets": [release_asset(plan)] if one.releases else [],
+            }
+            if one.candidates:
+                mapped = SubmitJob.partial(**given, map_index_template="{{ task.candidate }}")
+                made[one.id] = mapped.expand(candidate=list(one.candidates))
+            else:
+                made[one.id] = SubmitJob(**given)
             for before in one.after:
                 made[before] >> made[one.id]
     return dag
@@ -348,7 +355,7 @@ class MLflowLink(_RecordLink):
         for record in operator.records():
             details = record.details
             best = details.get("candidates", {}).get(details.get("best"), {})
-            run = details.get("model_run") or best.get("run")
+            run = details.get("model_run") or details.get("run") or best.get("run")
             if run and base:
                 return f"{base.rstrip('/')}/#/runs/{quote(run)}"
         return None
@@ -384,20 +391,23 @@ class SubmitJob(SparkSubmitOperator):
         warehouse: str,
         pipeline: str,
         kind: str,
-        job: tasks.Task,
+        job: str,
         connection: str,
         profile: str,
+        source: str = "",
+        candidate: str = "",
         **kwargs: Any,
     ) -> None:
-        super().__init__(name=f"{pipeline}.{job.id}", conn_id=connection, durable=False, **kwargs)
+        name = ".".join(part for part in (pipeline, source, job, candidate) if part)
+        super().__init__(name=name, conn_id=connection, durable=False, **kwargs)
         self.project, self.warehouse, self.pipeline = project, warehouse, pipeline
-        self.kind, self.job_name, self.source = kind, job.job, job.source
+        self.kind, self.job_name, self.source, self.candidate = kind, job, source, candidate
         self.connection, self.profile = connection, profile
         self._night: date | None = None
 
     @property
     def job(self) -> tasks.Task:
-        return tasks.Task(self.job_name, self.source)
+        return tasks.Task(self.job_name, self.source, candidate=self.candidate)
 
     @property
     def deployment(self) -> Deployment:
@@ -446,11 +456,9 @@ class SubmitJob(SparkSubmitOperator):
         if self._night is None:
             return []
         book = RecordBook(Path(self.warehouse), self.pipeline)
-        steps = tasks.STAGES if self.job_name == "night" else (self.job_name,)
-        wanted = [f"{step}.{self.source}" if self.source else f"{step}*" for step in steps]
         folder = book.folder / self._night.isoformat()
-        names = [path.stem for name in wanted for path in sorted(folder.glob(f"{name}.json"))]
-        found = [book.get(self._night, name) for name in names]
+        files = [p for name in self.job.records for p in sorted(folder.glob(f"{name}.json"))]
+        found = [book.get(self._night, path.stem) for path in files]
         return [record for record in found if record is not None]
 
     def _released(self, context: Mapping[str, Any]) -> dict[str, Any]:

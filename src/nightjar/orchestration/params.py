@@ -155,14 +155,20 @@ class TrainRequest(Request):
         """What the task's job is called with after the pipeline's name.
 
         Raises:
-            NotAsked: no history is to be loaded.
+            NotAsked: no history is to be loaded, or other candidates are to be trained.
         """
-        force = ["--force"] if self.force else []
+        # What was tried again is decided on again, without force.
+        force = ["--force"] if self.force and task.job != "promote" else []
         if task.job == "load":
             if self.load_first is None or self.load_last is None:
                 raise NotAsked("no history is to be loaded")
             return ["--ds", str(self.load_first), "--to", str(self.load_last), *force]
-        chosen = [part for name in self.candidates for part in ("--candidate", name)]
+        names = self.candidates
+        if task.candidate:
+            if names and task.candidate not in names:
+                raise NotAsked(f"only {', '.join(names)} was asked for")
+            names = [task.candidate]
+        chosen = [part for name in names for part in ("--candidate", name)]
         return ["--ds", self.night(interval).isoformat(), *chosen, *force]
 
     def job(self, task: Task) -> str:

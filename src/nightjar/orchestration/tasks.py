@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
+from nightjar.core.pipeline import METRIC_NAMES
 from nightjar.core.plan import Plan
 
 STAGES = ("ingest", "clean", "validate", "features", "score", "audit", "publish")
@@ -24,17 +25,24 @@ WHAT_STAGES_DO = {
     "publish": "Makes the night visible to readers in one atomic step.",
     "night": "Every stage of the night in one Spark session.",
     "load": "Ingests, cleans and validates a range of nights as history to learn from.",
-    "train": "Trains the candidates on the same rows and promotes the best, if the gate lets it.",
+    "prepare": "Puts the rows together: to learn from, and, of later days, to test on.",
+    "trial": "Trains a candidate on those rows and measures it on those that none has seen.",
+    "promote": "Makes the best candidate champion, if the gate lets it.",
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """One spark-submit. `after` names the tasks of the same schedule that must succeed first."""
+    """One spark-submit. `after` names the tasks of the same schedule that must succeed first.
+
+    With `candidates` it is one for each of them, side by side, of which each has its `candidate`.
+    """
 
     job: str
     source: str = ""
     after: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
+    candidate: str = ""
 
     @property
     def id(self) -> str:
@@ -45,6 +53,19 @@ class Task:
     def releases(self) -> bool:
         """Whether a release is there once the task is done."""
         return self.job in ("publish", "night")
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The steps whose records tell what the task did, as patterns of their names."""
+        if self.job == "night":
+            return tuple(f"{stage}*" for stage in STAGES)
+        of_training = {
+            "prepare": "train.rows",
+            "trial": f"train.trial.{self.candidate}",
+            "promote": "train",
+        }
+        named = f"{self.job}.{self.source}" if self.source else f"{self.job}*"
+        return (of_training.get(self.job, named),)
 
     @property
     def doc(self) -> str:
@@ -76,10 +97,14 @@ def nightly(plan: Plan) -> Schedule:
 
 
 def training(plan: Plan) -> Schedule:
-    """History loaded where a run asks for it, then the candidates trained and the best promoted."""
-    return _schedule(
-        plan, "train", plan.spec.orchestration.training, tuple(_in_a_row(("load", "train")))
+    """History loaded where a run asks for it, then the candidates tried and the best promoted."""
+    tasks = (
+        Task("load"),
+        Task("prepare", after=("load",)),
+        Task("trial", after=("prepare",), candidates=tuple(plan.spec.candidates)),
+        Task("promote", after=("trial",)),
     )
+    return _schedule(plan, "train", plan.spec.orchestration.training, tasks)
 
 
 def _schedule(plan: Plan, kind: str, cron: str | None, tasks: tuple[Task, ...]) -> Schedule:
@@ -136,7 +161,8 @@ def describe(plan: Plan, kind: str) -> str:
         gate = spec.gate
         lines += [
             "",
-            f"**Gate:** {gate.metric} at least {gate.at_least:g} on the last "
+            f"**Gate:** {METRIC_NAMES[gate.metric]} at {'least' if gate.larger else 'most'} "
+            f"{gate.bound:g} on the last "
             f"{spec.split.test.days} days, which no candidate saw.",
             "",
             "Trains as of the day on which the run's data interval ends. `load_first` and "
