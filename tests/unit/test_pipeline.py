@@ -234,8 +234,21 @@ def test_the_test_window_is_shorter_than_the_history() -> None:
     [
         ("features", {"numeric": [], "categorical": []}, ("features",)),
         ("features", {"numeric": ["a"], "categorical": ["a"]}, ("features",)),
-        ("gate", {"metric": "accuracy"}, ("gate", "metric")),
-        ("gate", {"at_least": 1.01}, ("gate", "at_least")),
+        ("gate", {"metric": "acuracy"}, ("gate", "metric")),
+        ("gate", {"at_least": 1.01}, ("gate",)),
+        ("gate", {"at_least": None}, ("gate",)),
+        ("gate", {"metric": "log_loss"}, ("gate",)),
+        (
+            "gate",
+            {"metric": "rmse", "at_least": None, "at_most": 3, "slices_at_least": 1},
+            ("gate",),
+        ),
+        ("gate", {"gain": -0.1}, ("gate", "gain")),
+        ("label", {"kind": "multiclass"}, ("label",)),
+        ("label", {"classes": ["a", "b", "c"]}, ("label",)),
+        ("label", {"kind": "multiclass", "classes": ["a", "b"]}, ("label",)),
+        ("label", {"kind": "multiclass", "classes": ["a", "b", "a"]}, ("label",)),
+        ("label", {"kind": "ordinal"}, ("label", "kind")),
         ("gate", {"smallest_slice": 0}, ("gate", "smallest_slice")),
         ("label", {"known_after": "soon"}, ("label", "known_after")),
     ],
@@ -283,3 +296,12 @@ def test_the_steps_that_the_docs_show_are_all_there_are() -> None:
     block = page.partition("<!-- steps -->")[2].partition("<!-- /steps -->")[0]
     shown = yaml.safe_load(block.replace("```yaml", "").replace("```", ""))
     assert [CleanStep(**step).kind for step in shown] == list(CleanStep.model_fields)
+
+
+def test_the_example_of_kinds_in_the_docs_holds(data: dict[str, Any]) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+    shown = yaml.safe_load(docs.split("<!-- kinds -->")[1].split("```")[1].removeprefix("yaml"))
+    data |= shown
+    found = Pipeline.model_validate(data)
+    assert (found.label.codes, found.label.outputs) == (3, 3)
+    assert (found.gate.bound, found.gate.slice_bound, found.gate.larger) == (0.8, 0.9, False)

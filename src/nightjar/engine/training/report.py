@@ -101,7 +101,7 @@ def _classes(axes: Any, metrics: Metrics, label: Label, best: str, colour: str) 
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right")
     axes.set_title(f"{best}, by class (rows)", fontsize=10)
 
 
