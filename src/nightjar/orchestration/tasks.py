@@ -1,7 +1,7 @@
 """Neutral records of what a scheduler runs: no scheduler is named here.
 
-A pipeline gives two schedules: its nights, and its training. Each is a list of tasks; each task is
-one spark-submit of an entry point in jobs/.
+A pipeline gives three schedules: its nights, its training, and repairs by hand. Each is a list of
+tasks; a task is one spark-submit of an entry point in jobs/, or a change to the log of releases.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from nightjar.core.plan import Plan
 
 STAGES = ("ingest", "clean", "validate", "features", "score", "audit", "publish")
 BY_SOURCE = ("ingest", "clean", "validate")
+EDITED = "edited"  # the folder of the warehouse where mended rows are put for a replay
 WHAT_STAGES_DO = {
     "ingest": "Reads the delivered file; keeps every record as text, with its file and number.",
     "clean": "Casts, cleans and splits: every record ends as silver, quarantine or duplicate.",
@@ -25,12 +26,14 @@ WHAT_STAGES_DO = {
     "night": "Every stage of the night in one Spark session.",
     "load": "Ingests, cleans and validates a range of nights as history to learn from.",
     "train": "Trains the candidates on the same rows and promotes the best, if the gate lets it.",
+    "replay": "Puts mended rows, or a changed contract or cleaning, into their night; releases it.",
+    "change_release": "Rolls back to a release, or pins or unpins it. Nothing is copied.",
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """One spark-submit. `after` names the tasks of the same schedule that must succeed first."""
+    """One spark-submit, or less. `after` names the schedule's tasks that must succeed first."""
 
     job: str
     source: str = ""
@@ -44,7 +47,12 @@ class Task:
     @property
     def releases(self) -> bool:
         """Whether a release is there once the task is done."""
-        return self.job in ("publish", "night")
+        return self.job in ("publish", "night", "replay", "change_release")
+
+    @property
+    def submitted(self) -> bool:
+        """Whether Spark does it; what only changes the log of releases needs none."""
+        return self.job != "change_release"
 
     @property
     def doc(self) -> str:
@@ -80,6 +88,11 @@ def training(plan: Plan) -> Schedule:
     return _schedule(
         plan, "train", plan.spec.orchestration.training, tuple(_in_a_row(("load", "train")))
     )
+
+
+def repairs(plan: Plan) -> Schedule:
+    """What an engineer mends, by hand only: a run does one of these tasks."""
+    return _schedule(plan, "repair", None, (Task("change_release"), Task("replay")))
 
 
 def _schedule(plan: Plan, kind: str, cron: str | None, tasks: tuple[Task, ...]) -> Schedule:
@@ -129,6 +142,17 @@ def describe(plan: Plan, kind: str) -> str:
             "steps again, `model` scores with another version than the champion, `dry_run` "
             "shows what would run.",
         ]
+    elif kind == "repair":
+        lines += [
+            "By hand only; a run does one thing, `what`. A replay and a pin log their `reason`.",
+            "",
+            "- **replay**: `ds`, and for mended rows `dataset` and `rows`, a file in the "
+            f"warehouse's folder `{EDITED}/` (`nightjar quarantine export {spec.name} --ds DATE "
+            f"--dataset NAME --to warehouse/{EDITED}/NAME.csv`). The night is cleaned, judged, "
+            "scored and released again; readers keep what they have if its gate refuses it.",
+            f"- **rollback**, **pin**, **unpin**: `release`, as `nightjar releases {spec.name}` "
+            "lists them.",
+        ]
     else:
         lines += ["| candidate | trainer | estimator |", "|---|---|---|"]
         for name, candidate in spec.candidates.items():
@@ -147,7 +171,9 @@ def describe(plan: Plan, kind: str) -> str:
 
 def describe_task(plan: Plan, task: Task) -> str:
     """A task's documentation in Markdown: what it does, and the contract that it works to."""
-    lines = [task.doc, "", f"`spark-submit jobs/{task.job}.py {plan.spec.name}`"]
+    lines = [task.doc]
+    if task.submitted:
+        lines += ["", f"`spark-submit jobs/{task.job}.py {plan.spec.name}`"]
     if task.source:
         contract = plan.contract_of(task.source)
         lines += ["", f"### {contract.dataset} {contract.version}", "", "| column | type | |"]
