@@ -38,7 +38,7 @@ def test_every_pipeline_has_its_dags() -> None:
     bag = DagBag(str(ROOT / "dags"), bundle_path=ROOT / "dags", bundle_name="dags-folder")
     assert bag.import_errors == {}
     names = Project.find(ROOT).pipeline_names()
-    kinds = ("nightly", "train", "released")
+    kinds = ("nightly", "train", "repair", "released")
     assert set(bag.dags) == {f"{name}_{kind}" for name in names for kind in kinds}
     for dag in bag.dags.values():
         assert DagSerialization.to_dict(dag)
@@ -131,6 +131,18 @@ def test_the_settings_of_a_pipeline_reach_its_tasks(settings) -> None:
     assert json.dumps(written["deadline"]).count("SmtpNotifier") == 1
 
 
+def test_a_repair_is_by_hand_and_one_thing(settings) -> None:
+    dag = project_dags(settings("{released_by: 1 hour, notify: {notifier: builtins.dict}}"))[
+        "flight_delays_repair"
+    ]
+    assert edges(dag) == {"change_release": set(), "replay": set()}
+    assert (dag.schedule, dag.deadline) == (None, None)
+    assert dag.get_task("change_release").pool == "default_pool"  # it takes no Spark driver's slot
+    assert dag.get_task("replay").pool == "spark"
+    for task in dag.tasks:
+        assert [a.name for a in task.outlets] == ["flight_delay_scores"]
+
+
 def test_a_consumer_waits_for_the_release() -> None:
     dag = project_dags(ROOT)["flight_delays_released"]
     (asset,) = dag.timetable.asset_condition.objects
@@ -174,7 +186,7 @@ from nightjar.orchestration.airflow import project_dags
 took = []
 for _ in range(3):
     start = time.process_time()
-    assert len(project_dags(Path({str(project)!r}))) == 27
+    assert len(project_dags(Path({str(project)!r}))) == 36
     took.append((time.process_time() - start) / 9)
 print(min(took))
 """
@@ -211,7 +223,7 @@ def test_a_broken_pipeline_is_an_import_error_of_its_own_file(project: Path) -> 
     assert set(result.import_errors) == set(expected)
     for name, told in expected.items():
         assert told in " ".join(result.import_errors[name].split())
-    kinds = ("nightly", "train", "released")
+    kinds = ("nightly", "train", "repair", "released")
     assert {d.dag_id for d in result.serialized_dags} == {f"flight_delays_{k}" for k in kinds}
 
 

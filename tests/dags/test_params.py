@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import ParamValidationError
 
 from nightjar.core.errors import UsageError
 from nightjar.orchestration.airflow import project_dags
-from nightjar.orchestration.params import NightRequest, NotAsked, TrainRequest
+from nightjar.orchestration.params import NightRequest, NotAsked, RepairRequest, TrainRequest
 from nightjar.orchestration.tasks import Task
 
 INTERVAL = (date(2013, 12, 1), date(2013, 12, 2))
@@ -62,6 +62,43 @@ def test_a_training_ends_where_its_interval_ends() -> None:
     assert loading.arguments(Task("load"), None) == ["--ds", "2013-01-01", "--to", "2013-11-30"]
 
 
+RELEASE = "r000003-2013-12-01-c6af8fc4"
+
+
+def test_a_replay_is_for_one_night_and_the_other_task_is_skipped() -> None:
+    asked = RepairRequest.of({"what": "replay", "ds": "2013-12-01", "reason": "--release; $(x)"})
+    assert asked.arguments(Task("replay"), None) == [
+        "--ds", "2013-12-01", "--reason=--release; $(x)",
+    ]  # fmt: skip
+    with pytest.raises(NotAsked, match="replay was asked for"):
+        asked.require("change_release")
+    back = RepairRequest.of({"what": "rollback", "release": RELEASE})
+    back.require("change_release")
+    with pytest.raises(NotAsked):
+        back.arguments(Task("replay"), None)
+
+
+def test_mended_rows_lie_in_one_folder_of_the_warehouse(tmp_path: Path) -> None:
+    def asked(rows: str) -> RepairRequest:
+        params = {"what": "replay", "ds": "2013-12-01", "dataset": "airports", "rows": rows}
+        return RepairRequest.of(params)
+
+    folder = tmp_path / "edited"
+    folder.mkdir()
+    (folder / "airports.csv").touch()
+    (tmp_path / "secret.csv").touch()
+    (folder / "link.csv").symlink_to(tmp_path / "secret.csv")
+    assert asked("airports.csv").file(tmp_path) == folder / "airports.csv"
+    assert "--dataset=airports" in asked("airports.csv").arguments(Task("replay"), None)
+    with pytest.raises(UsageError, match=r"did you mean 'airports\.csv'"):
+        asked("airport.csv").file(tmp_path)
+    with pytest.raises(UsageError, match=r"no file 'link\.csv'"):
+        asked("link.csv").file(tmp_path)
+    for name in ("../secret.csv", "/etc/passwd", "a/../../secret.csv", "airports.txt", "a\n.csv"):
+        with pytest.raises(UsageError, match="rows"):
+            asked(name)
+
+
 @pytest.mark.parametrize(
     ("kind", "params", "named"),
     [
@@ -70,6 +107,14 @@ def test_a_training_ends_where_its_interval_ends() -> None:
         (NightRequest, {"model": "1 --conf spark.x=y"}, "model"),
         (NightRequest, {"only": "drop"}, "only"),
         (NightRequest, {"dss": "2013-12-01"}, "dss"),
+        (RepairRequest, {}, "what"),
+        (RepairRequest, {"what": "delete"}, "what"),
+        (RepairRequest, {"what": "replay"}, "replay needs ds"),
+        (RepairRequest, {"what": "rollback"}, "rollback needs release"),
+        (RepairRequest, {"what": "rollback", "release": "../../x"}, "release"),
+        (RepairRequest, {"what": "pin", "release": RELEASE, "ds": "2013-12-01"}, "takes no ds"),
+        (RepairRequest, {"what": "replay", "ds": "2013-12-01", "dataset": "airports"}, "rows"),
+        (RepairRequest, {"what": "replay", "ds": "2013-12-01", "reason": "a\nb"}, "reason"),
         (TrainRequest, {"load_first": "2013-12-01"}, "load_last"),
         (TrainRequest, {"load_first": "2013-12-02", "load_last": "2013-12-01"}, "after"),
     ],
@@ -98,6 +143,17 @@ def dags() -> dict[str, DAG]:
         ("nightly", "model", "latest", False),
         ("nightly", "force", True, True),
         ("nightly", "force", "yes", False),
+        ("repair", "what", "rollback", True),
+        ("repair", "what", "drop", False),
+        ("repair", "release", RELEASE, True),
+        ("repair", "release", None, True),
+        ("repair", "release", "current", False),
+        ("repair", "dataset", "airports", True),
+        ("repair", "dataset", "airport", False),
+        ("repair", "rows", "airports.csv", True),
+        ("repair", "rows", "../airports.csv", False),
+        ("repair", "reason", "asked the source", True),
+        ("repair", "reason", "one\ntwo", False),
         ("train", "candidates", ["logistic"], True),
         ("train", "candidates", ["lgoistic"], False),
         ("train", "candidates", ["logistic", "logistic"], False),
@@ -115,8 +171,14 @@ def test_airflow_holds_each_value_against_its_schema(
             params.get_param(name).resolve(value)
 
 
-def test_every_default_is_good(dags: dict[str, DAG]) -> None:
+def test_every_default_is_good() -> None:
+    dags = project_dags(Path(__file__).parents[2])
     for dag in dags.values():
+        if dag.dag_id.endswith("_repair"):  # what to do must be said
+            with pytest.raises(ParamValidationError):
+                dag.params.validate()
+            dag.params["what"] = "replay"
         dag.params.validate()
     assert set(dags["flight_delays_nightly"].params) == set(NightRequest.model_fields)
+    assert set(dags["flight_delays_repair"].params) == set(RepairRequest.model_fields)
     assert set(dags["flight_delays_train"].params) == set(TrainRequest.model_fields)

@@ -6,13 +6,17 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import textwrap
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pytest
-from tests.e2e.project import AS_OF, NIGHT, ROOT
+import yaml
+from tests.e2e.project import AS_OF, NIGHT, ROOT, Shell, relocate
+from tests.e2e.test_quarantine import mend
 
 from nightjar.core.project import Project
 from nightjar.core.records import RecordBook
@@ -30,6 +34,7 @@ class Airflow:
 
     def __init__(self, home: Path, project: Path, settings: dict[str, str] | None = None) -> None:
         self.home, self.project = home, project
+        self.at = datetime(2013, 12, 2, 5)
         for name in ("dags", "jobs"):
             shutil.copytree(ROOT / name, project / name, dirs_exist_ok=True)
         self.environment = {
@@ -66,8 +71,9 @@ class Airflow:
         return done.stdout
 
     def test(self, params: dict | None = None, expect: int = 0, kind: str = "nightly") -> str:
-        """One of the DAGs by `airflow dags test`, which is `dag.test()`; returns its log."""
-        dag, at = f"{PIPELINE}_{kind}", "2013-12-02T05:00:00"
+        """A DAG of the pipeline by `airflow dags test`, which is `dag.test()`; returns its log."""
+        self.at += timedelta(minutes=1)
+        dag, at = f"{PIPELINE}_{kind}", self.at.isoformat()
         return self("dags", "test", dag, at, "--conf", json.dumps(params or {}), expect=expect)
 
     def ask(self, sql: str) -> list[tuple]:
@@ -84,6 +90,44 @@ class Airflow:
             task if index < 0 else f"{task} {label or index}": state
             for task, label, index, state in found
         }
+
+
+def notify_by_file(project: Path, more: str = "") -> Path:
+    """Let failures and missed deadlines be told to a file; returns it.
+
+    The notifier is one of the project's own, beside its DAGs; the template is the one of the docs.
+    """
+    docs = (ROOT / "docs" / "airflow.md").read_text()
+    subject = yaml.safe_load(docs.partition("```yaml\n")[2].partition("```")[0])["orchestration"][
+        "notify"
+    ]["arguments"]["subject"]
+    (project / "dags").mkdir(exist_ok=True)
+    (project / "dags" / "told.py").write_text(NOTIFIER)
+    path = project / "told.txt"
+    spec = project / "pipelines" / f"{PIPELINE}.yaml"
+    text = spec.read_text()
+    head, found, rest = text.partition("\norchestration: {")
+    assert found
+    notify = {"notifier": "told.FileNotifier", "arguments": {"path": str(path), "line": subject}}
+    spec.write_text(f"{head}{found}notify: {json.dumps(notify)}, {more}{rest}")
+    return path
+
+
+NOTIFIER = textwrap.dedent("""
+    from airflow.sdk import BaseNotifier
+
+
+    class FileNotifier(BaseNotifier):
+        template_fields = ("line",)
+
+        def __init__(self, path, line, **kwargs):
+            super().__init__(**kwargs)
+            self.path, self.line = path, line
+
+        def notify(self, context):
+            with open(self.path, "a") as file:
+                file.write(self.line + "\\n")
+""")
 
 
 @pytest.fixture
@@ -217,13 +261,67 @@ def test_a_data_fault_is_final_at_once_and_publishes_nothing(
     project: Path, airflow: Airflow
 ) -> None:
     (project / "warehouse" / "landing" / "flights" / f"{NIGHT}.csv").unlink()
+    told = notify_by_file(project)
     log = airflow.test(expect=1)
     states = airflow.states()
     assert states.pop("ingest") == "failed"  # not up_for_retry, though it has two retries
     assert set(states.values()) == {"upstream_failed"}
+    assert told.read_text() == f"{PIPELINE}_nightly: ingest failed\n"
     assert "[INPUT_MISSING]" in log
     assert "the data was refused (exit status 3); trying again would not help" in log
     assert ReleaseLog(project / "warehouse", PIPELINE).current() is None
+
+
+def test_repairs_by_trigger(released: Path, tmp_path: Path) -> None:
+    project, home = tmp_path / "project", tmp_path / "airflow"
+    shutil.copytree(released, project, symlinks=True)
+    relocate(released, project)
+    home.mkdir()
+    airflow, shell = Airflow(home, project), Shell(project)
+    log = ReleaseLog(project / "warehouse", PIPELINE)
+    first, before = log.require(), rows(project)
+
+    # Mended rows, and a reason that would be an option, a command, a template.
+    edited = project / "warehouse" / "edited" / "airports.csv"
+    edited.parent.mkdir()
+    night = ["--ds", str(NIGHT), "--dataset", "airports"]
+    shell.nightjar("quarantine", "export", PIPELINE, *night, "--to", str(edited))
+    assert mend(edited) == 4
+    reason = f"--release; $(touch {tmp_path}/ran) `id` {{{{ ds }}}} 'asked' \"it\""
+    asked = {"what": "replay", "ds": str(NIGHT), "dataset": "airports", "rows": edited.name}
+    airflow.test({**asked, "reason": reason}, kind="repair")
+    assert airflow.states() == {"replay": "success", "change_release": "skipped"}
+    second = log.require()
+    assert (second.parent, len(log.all())) == (first.id, 2)
+    assert len(rows(project)) == len(before)
+    history = shell.answer("quarantine", "history", PIPELINE)["repairs"]
+    assert [(r["by"], r["reason"]) for r in history] == [("airflow", reason)] * 4
+    assert not (tmp_path / "ran").exists()
+    facts = second.partitions[str(NIGHT)]["rows"]["airports"]
+    assert (facts["clean"], facts["quarantined"]) == (1458, 0)
+
+    back = {"what": "rollback", "release": first.id}
+    airflow.test({**back, "dry_run": True}, kind="repair")
+    assert log.require() == second
+    airflow.test(back, kind="repair")
+    assert airflow.states() == {"replay": "skipped", "change_release": "success"}
+    assert log.require() == first
+    assert rows(project) == before
+    told = [json.loads(extra) for (extra,) in airflow.ask("SELECT extra FROM asset_event")]
+    assert [t["release"] for t in told] == [second.id, first.id]
+    assert told[1] == {
+        "release": first.id, "ds": str(NIGHT), "rows": len(before), "model": f"{PIPELINE}/1",
+    }  # fmt: skip
+
+    # What was rolled back does not come again by itself, and trying again would not help.
+    said = airflow.test({"ds": str(NIGHT), "only": "publish"}, expect=1)
+    assert airflow.states()["publish"] == "failed"  # not up_for_retry
+    assert "[WITHDRAWN]" in said
+    assert "rolled back (exit status 6); trying again would not help" in said
+    assert log.require() == first
+    said = airflow.test({"what": "rollback", "release": f"{first.id[:-1]}x"}, 1, "repair")
+    assert "release" in said
+    assert log.require() == first
 
 
 def test_a_dry_run_shows_what_would_run(project: Path, airflow: Airflow) -> None:

@@ -1,8 +1,10 @@
 """Airflow as it runs in production: PostgreSQL, scheduler, DAG processor and API server, started
 and stopped here. Slow: `pytest -m slow tests/e2e/test_airflow_server.py`."""
 
+import base64
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,20 +14,23 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.e2e.project import NIGHT, ROOT, Shell
-from tests.e2e.test_airflow import Airflow, processes, rows
+from tests.e2e.test_airflow import SECRET, Airflow, Watch, notify_by_file, processes, rows
 
 from nightjar.core.releases import ReleaseLog
 from nightjar.demo import PIPELINE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-NIGHTLY = f"{PIPELINE}_nightly"
+NIGHTLY, REPAIR = f"{PIPELINE}_nightly", f"{PIPELINE}_repair"
+# Planted besides SECRET: what encrypts Airflow's connections, and a key that the driver is to have.
+FERNET_KEY = base64.urlsafe_b64encode(SECRET.ljust(32, "0")[:32].encode()).decode()
+LAKE_KEY = "planted-lake-k3y-77aa"
 
 
 def free_port() -> int:
@@ -66,7 +71,7 @@ def postgres() -> Iterator[str]:
     )  # fmt: skip
     try:
         run(str(POSTGRES / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "airflow", "af")
-        yield f"postgresql+psycopg2://airflow@127.0.0.1:{port}/af"
+        yield f"postgresql+psycopg2://airflow:{SECRET}@127.0.0.1:{port}/af"
     finally:
         run(str(POSTGRES / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
         shutil.rmtree(folder)
@@ -76,7 +81,7 @@ class Server(Airflow):
     """Airflow's processes, and a client of its REST interface."""
 
     def __init__(self, home: Path, project: Path, database: str) -> None:
-        port = free_port()
+        port, self.database = free_port(), database
         self.base = f"http://127.0.0.1:{port}"
         self.token = ""
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -95,6 +100,8 @@ class Server(Airflow):
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+            "AIRFLOW__CORE__FERNET_KEY": FERNET_KEY,
+            "AWS_SECRET_ACCESS_KEY": LAKE_KEY,
         }
         super().__init__(home, project, self.settings)
 
@@ -153,15 +160,17 @@ class Server(Airflow):
     def get(self, path: str, ok: tuple[int, ...] = (200,)) -> dict[str, Any]:
         return self.call("GET", path, ok=ok)
 
-    def trigger(self, conf: dict[str, Any], ok: tuple[int, ...] = (200,)) -> dict[str, Any]:
+    def trigger(
+        self, conf: dict[str, Any], ok: tuple[int, ...] = (200,), dag: str = NIGHTLY
+    ) -> dict[str, Any]:
         body = {"logical_date": None, "conf": conf}
-        return self.call("POST", f"dags/{NIGHTLY}/dagRuns", body, ok)
+        return self.call("POST", f"dags/{dag}/dagRuns", body, ok)
 
-    def finished(self, run: str, seconds: float = 600) -> str:
+    def finished(self, run: str, seconds: float = 600, dag: str = NIGHTLY) -> str:
         """The state in which a run ended."""
 
         def state() -> str | None:
-            found = str(self.get(f"dags/{NIGHTLY}/dagRuns/{run}")["state"])
+            found = str(self.get(f"dags/{dag}/dagRuns/{run}")["state"])
             return found if found in ("success", "failed") else None
 
         return str(wait_for(state, seconds, f"run {run} ends"))
@@ -187,7 +196,10 @@ def server(
     spec.write_text(
         spec.read_text().replace("tasks: datasets", "tasks: night, retry_after: 0 minutes")
     )
+    notify_by_file(project, "released_by: 20 seconds, ")
     made = Server(home, project, postgres)
+    # A connection in the database, encrypted there, beside the one in the environment.
+    made("connections", "add", "lake_in_database", "--conn-uri", f"aws://key:{SECRET}@")
     made.start()
     try:
         yield made
@@ -217,10 +229,13 @@ def test_bad_parameters_are_refused_and_good_ones_give_a_release(
     assert server.finished(unknown) == "failed"
     assert server.tasks(unknown)["night"]["try_number"] == 1  # not tried again
 
-    started = time.monotonic()
+    watch = Watch(server.project)
+    watch.start()
     run = server.trigger({"ds": str(NIGHT)})["dag_run_id"]
     assert server.finished(run) == "success"
-    print(f"trigger to release, one task: {time.monotonic() - started:.1f} s")
+    watch.stopped.set()
+    watch.join()
+    no_secret_is_told(server, run, watch)
     assert rows(server.project) == rows(released)
     (event,) = server.get("assets/events")["asset_events"]
     release = ReleaseLog(server.project / "warehouse", PIPELINE).require()
@@ -238,6 +253,54 @@ def test_bad_parameters_are_refused_and_good_ones_give_a_release(
     )["value"]
     assert str(release.id) in str(told)
     assert str(release.rows) in str(told)
+
+
+def no_secret_is_told(server: Server, run: str, watch: Watch) -> None:
+    """Of what was planted: neither in a log file of any process, nor in what Airflow shows or keeps
+    of the run, nor in the driver's environment; there, only the driver's own key."""
+    planted = [SECRET.encode(), FERNET_KEY.encode()]
+    scheduler = Path(f"/proc/{server.processes[1].pid}/environ").read_bytes()
+    assert all(secret in scheduler for secret in [*planted, LAKE_KEY.encode()])
+    assert {"java", "python"} <= {name.rstrip("0123456789.") for name in watch.seen}
+    for name, environment in watch.seen.items():
+        assert LAKE_KEY.encode() in environment, name
+        assert not [secret for secret in planted if secret in environment], name
+        assert b"AIRFLOW" not in environment, name
+
+    planted.append(LAKE_KEY.encode())
+    logs = [path for path in server.home.rglob("*") if path.is_file()]
+    names = {str(path.relative_to(server.home)) for path in logs}
+    assert {"scheduler.log", "dag-processor.log", "api-server.log"} <= names
+    task = [path for path in logs if f"run_id={run}" in str(path)]
+    assert b"Spark-Submit cmd" in b"".join(path.read_bytes() for path in task)
+    shown = json.dumps(server.tasks(run))
+    assert f'--ds", "{NIGHT}' in shown.replace("\\", "")  # the rendered fields
+    dumped = subprocess.run(
+        [str(POSTGRES / "pg_dump"), "-d", server.database.replace("+psycopg2", "")],
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert b"lake_in_database" in dumped
+    records = (server.project / "warehouse" / "runs").rglob("*.json")
+    texts = {
+        **{str(path): path.read_bytes() for path in [*logs, *records]},
+        "the task as REST shows it": shown.encode(),
+        "the database": dumped,
+    }
+    assert [name for name, text in texts.items() if any(s in text for s in planted)] == []
+
+
+def test_a_failure_and_a_missed_deadline_are_told(server: Server) -> None:
+    """By a notifier of the project's own, at once and under the scheduler."""
+    told = server.project / "told.txt"
+    run = server.trigger({"ds": "2013-12-09", "dss": "2013-12-09"})["dag_run_id"]
+    assert server.finished(run) == "failed"
+
+    def lines() -> set[str]:
+        return set(told.read_text().splitlines()) if told.exists() else set()
+
+    failed, late = f"{NIGHTLY}: night failed", f"{NIGHTLY}: no release in time"
+    wait_for(lambda: lines() >= {failed, late}, 120, "both are told")
+    assert lines() == {failed, late}
 
 
 def test_a_backfill_of_three_nights(server: Server) -> None:
@@ -363,8 +426,64 @@ def test_the_repairs(server: Server) -> None:
     assert log.require().partitions[str(NIGHT)]["model"]["version"] == f"{PIPELINE}/1"
     print(f"the champion by then: {challenger}")
 
-    shell.nightjar("rollback", PIPELINE, before.id)
+    # Back, by one click; a form without `what` is refused.
+    server.trigger({"release": before.id}, ok=(400, 422), dag=REPAIR)
+    back = server.trigger({"what": "rollback", "release": before.id}, dag=REPAIR)["dag_run_id"]
+    assert server.finished(back, dag=REPAIR) == "success"
     assert log.require().id == before.id
+
+
+@pytest.mark.parametrize(
+    ("tasks", "day", "drivers_started"),
+    [("night", "2013-12-10", 1), ("stages", "2013-12-11", 7), ("datasets", "2013-12-12", 19)],
+)
+def test_from_trigger_to_release(
+    server: Server, tasks: str, day: str, drivers_started: int
+) -> None:
+    """Each cut of a night gives its release; prints where the time went."""
+    spec = server.project / "pipelines" / f"{PIPELINE}.yaml"
+    spec.write_text(re.sub(r"tasks: \w+", f"tasks: {tasks}", spec.read_text()))
+    wait_for(
+        lambda: server.get(f"dags/{NIGHTLY}/tasks")["total_entries"] == drivers_started,
+        120,
+        "the night is cut anew",
+    )
+    run = server.trigger({"ds": day})["dag_run_id"]
+    assert server.finished(run, 1500) == "success"
+    release = ReleaseLog(server.project / "warehouse", PIPELINE).require()
+    landed = server.project / "warehouse" / "landing" / "flights" / f"{day}.csv"
+    assert (day, len(landed.read_text().splitlines()) - 1) in nights(server.project)
+    assert day in release.partitions
+
+    told = server.get(f"dags/{NIGHTLY}/dagRuns/{run}")
+    wall = at(told["end_date"]) - at(told["queued_at"])
+    instances = server.tasks(run)
+    assert len(instances) == drivers_started
+    taken = sum(task["duration"] for task in instances.values())
+    records = (server.project / "warehouse" / "runs" / PIPELINE / day).glob("*.json")
+    steps = sum(json.loads(path.read_text())["seconds"] for path in records)
+    coming_up = sum(until_ready(server, run, name) for name in instances)
+    load = os.getloadavg()[1]
+    print(
+        f"{tasks}: {wall:.0f} s from trigger to release; {drivers_started} drivers took "
+        f"{taken:.0f} s: {coming_up:.0f} s to come up, {steps:.0f} s of steps; load {load:.1f}"
+    )
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def until_ready(server: Server, run: str, task: str) -> float:
+    """Seconds from spark-submit to the driver's first step: JVM, Python, imports, session."""
+    folder = server.home / "logs" / f"dag_id={NIGHTLY}" / f"run_id={run}" / f"task_id={task}"
+    log = folder / "attempt=1.log"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    submitted = next(at(e["timestamp"]) for e in lines if "Spark-Submit cmd" in e["event"])
+    for entry in lines:
+        if step := re.search(r"20\d\d-\d\d-\d\d  .*\((\d+\.\d) s\)$", entry["event"]):
+            return at(entry["timestamp"]) - float(step[1]) - submitted
+    raise AssertionError(f"no step is told in {log}")
 
 
 def test_make_airflow_is_ready_to_trigger(trained: Path, tmp_path: Path) -> None:
@@ -406,8 +525,15 @@ def test_make_airflow_is_ready_to_trigger(trained: Path, tmp_path: Path) -> None
                     dags = json.load(answer)["dags"]
                 return {dag["dag_id"] for dag in dags if not dag["is_paused"]}
 
-            expected = {f"{PIPELINE}_{kind}" for kind in ("nightly", "train", "released")}
+            expected = {f"{PIPELINE}_{kind}" for kind in ("nightly", "train", "repair", "released")}
             wait_for(lambda: found() == expected, 120, "the DAGs are there")
+            (line,) = [line for line in said if line.startswith("  commands  ")]
+            command = line.removeprefix("  commands  ").replace(", then airflow ...", "").strip()
+            pools = subprocess.run(
+                ["bash", "-c", f"{command} && airflow pools list -o json"],
+                env=environment, capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+            assert '"pool": "spark"' in pools
         finally:
             running.terminate()
             running.wait(90)

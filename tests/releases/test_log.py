@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from forge import PIPELINE, ROWS, Batch, keys_in, shown
 
-from nightjar.core.errors import Conflict, DamagedRelease, GateFailed, NotThereYet
+from nightjar.core.errors import Conflict, DamagedRelease, GateFailed, NotThereYet, Withdrawn
 from nightjar.core.releases import ReleaseLog
 from nightjar.core.releases.log import nights_of
 from nightjar.core.releases.vacuum import Retention, vacuum
@@ -71,7 +71,7 @@ def test_what_was_rolled_back_does_not_return_by_itself(log: ReleaseLog, batches
     first, _ = batches[0, "a"].publish(log)
     batches[1, "a"].publish(log)
     log.rollback(first.id)
-    with pytest.raises(Conflict):
+    with pytest.raises(Withdrawn):
         batches[1, "a"].publish(log)
     batches[2, "a"].publish(log)
     assert list(shown(log)) == ["2013-01-01", "2013-01-03"]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nightjar.core.errors import Conflict, GateFailed
+from nightjar.core.errors import GateFailed, Withdrawn
 from nightjar.core.plan import load_plan
 from nightjar.core.project import Project
 from nightjar.core.records import Record, RecordBook
@@ -43,6 +43,7 @@ def night(project: Project, run: str, force: bool = False) -> Work:
     book = RecordBook(project.warehouse, PIPELINE)
 
     def put(step: str, **parts: Any) -> None:
+        book.claim(NIGHT, step, run)
         book.put(Record(step=step, ds=str(NIGHT), fingerprint=run, attempt=run, **parts))
 
     for source in plan.spec.sources:
@@ -79,7 +80,7 @@ def test_a_night_that_was_rolled_back_needs_force(project: Project) -> None:
     work = night(project, "b")
     publish.run(work)
     log.rollback(before)
-    with pytest.raises(Conflict):
+    with pytest.raises(Withdrawn):
         publish.run(work)
     assert log.require().id == before
     forced = Work(work.project, work.plan, work.nights, work.spark, force=True)

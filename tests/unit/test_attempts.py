@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 from nightjar.core.attempts import collect
@@ -24,7 +24,9 @@ def attempt(warehouse: Path, key: str) -> Path:
 def record(warehouse: Path, name: str) -> None:
     key = f"cleaned/trips.rides/{name}"
     outputs = {"silver": f"{key}/silver", "quarantine": f"{key}/quarantine"}
-    RecordBook(warehouse, "trips").put(Record("clean.rides", "2026-01-01", "f", name, outputs))
+    book = RecordBook(warehouse, "trips")
+    book.claim(date(2026, 1, 1), "clean.rides", name)
+    book.put(Record("clean.rides", "2026-01-01", "f", name, outputs))
 
 
 def back(folder: Path, by: timedelta) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import date
 from typing import Any
 
 import pytest
@@ -63,6 +64,7 @@ def test_what_is_in_the_records_is_light(project: Project, command: tuple[str, .
         ("ingest.trips", {"details": {"files": files}}),
         ("clean.trips", {"counts": counts, "details": details}),
     ):
+        book.claim(date(2024, 3, 1), step, "")
         book.put(Record(step, "2024-03-01", "", "", **more))  # type: ignore[arg-type]
     assert not loaded_by(*command, "late_trips", *place(project)) & HEAVY
     shown = nightjar(*command, "late_trips", *place(project)).output

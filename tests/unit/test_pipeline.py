@@ -291,6 +291,13 @@ def test_nights_that_end_before_they_start_are_refused(data: dict[str, Any]) -> 
     assert wrong(Pipeline, data) == ("orchestration",)
 
 
+def test_a_deadline_without_anybody_to_tell_is_refused(data: dict[str, Any]) -> None:
+    data["orchestration"] = {"released_by": "3 hours"}
+    assert wrong(Pipeline, data) == ("orchestration",)
+    data["orchestration"]["notify"] = {"notifier": "told.Notifier"}
+    assert Pipeline.model_validate(data).orchestration.notify is not None
+
+
 def test_the_steps_that_the_docs_show_are_all_there_are() -> None:
     page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
     block = page.partition("<!-- steps -->")[2].partition("<!-- /steps -->")[0]

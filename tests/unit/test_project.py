@@ -14,10 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightjar.core import errors, records
-from nightjar.core.errors import Fault, NightjarError, NotThereYet, SpecError, UsageError, near
+from nightjar.core.errors import (
+    Conflict,
+    Fault,
+    NightjarError,
+    NotThereYet,
+    SpecError,
+    UsageError,
+    near,
+)
 from nightjar.core.pipeline import Source
 from nightjar.core.project import Project, nights_between, parse_ds
-from nightjar.core.records import Record, RecordBook, fingerprint, write_atomically
+from nightjar.core.records import Record, RecordBook, fingerprint
 
 # -- where a project is ------------------------------------------------------------------------
 
@@ -119,7 +127,7 @@ FAMILY = [
 
 def test_codes_are_unique_and_exits_are_known() -> None:
     assert len({kind.code for kind in FAMILY}) == len(FAMILY)
-    assert {kind.exit_status for kind in FAMILY} == {1, 2, 3, 4, 5}
+    assert {kind.exit_status for kind in FAMILY} == {1, 2, 3, 4, 5, 6}
 
 
 @pytest.mark.parametrize("kind", [k for k in FAMILY if k is not SpecError], ids=lambda k: k.code)
@@ -157,11 +165,16 @@ NIGHT = date(2013, 12, 1)
 RECORD = Record("clean", "2013-12-01", "f1", "a1", counts={"rows": 3})
 
 
+def put(book: RecordBook, record: Record) -> None:
+    book.claim(date.fromisoformat(record.ds), record.step, record.attempt)
+    book.put(record)
+
+
 def test_a_record_is_read_back(tmp_path: Path) -> None:
     book = RecordBook(tmp_path, "late_trips")
     assert (book.get(NIGHT, "clean"), book.nights("clean")) == (None, [])
-    book.put(RECORD)
-    book.put(replace(RECORD, ds="2013-11-30"))
+    put(book, RECORD)
+    put(book, replace(RECORD, ds="2013-11-30"))
     assert book.get(NIGHT, "clean") == RECORD
     assert book.nights("clean") == [date(2013, 11, 30), NIGHT]
     assert book.nights("publish") == []
@@ -170,25 +183,62 @@ def test_a_record_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", '{"step": "clean", "ds"', "[]", "{}", '{"strange": 1}', "7"])
 def test_a_torn_record_is_none(tmp_path: Path, text: str) -> None:
     book = RecordBook(tmp_path, "late_trips")
-    book.put(RECORD)
+    put(book, RECORD)
     (tmp_path / "runs/late_trips/2013-12-01/clean.json").write_text(text)
     assert book.get(NIGHT, "clean") is None
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+def test_the_attempt_that_began_last_writes_the_record(tmp_path: Path) -> None:
+    book = RecordBook(tmp_path, "late_trips")
+    first, second = replace(RECORD, attempt="a1"), replace(RECORD, attempt="a2")
+    other = replace(RECORD, step="clean.trips")  # a step of its own, though its name begins so
+    for one in (first, other, second):
+        book.claim(NIGHT, one.step, one.attempt)
+    with pytest.raises(Conflict):  # while the second still works
+        book.put(first)
+    assert book.get(NIGHT, "clean") is None
+    book.put(second)
+    book.put(other)
+    for late in (first, second):  # a claim is good for one record
+        with pytest.raises(Conflict):
+            book.put(late)
+    assert book.get(NIGHT, "clean") == second
+    names = sorted(p.name for p in (tmp_path / "runs/late_trips/2013-12-01").iterdir())
+    assert names == ["clean.json", "clean.trips.json"]
+
+
+def test_a_claim_that_is_taken_away_while_its_record_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "deep" / "file.json"
-    write_atomically(path, "old")
+    book = RecordBook(tmp_path, "late_trips")
+    book.claim(NIGHT, "clean", "a1")
+    monkeypatch.setattr(os, "fsync", lambda handle: book.claim(NIGHT, "clean", "a2"))
+    with pytest.raises(Conflict):
+        book.put(RECORD)
+    assert book.get(NIGHT, "clean") is None
+    monkeypatch.undo()
+    book.put(replace(RECORD, attempt="a2"))
+    assert book.get(NIGHT, "clean") == replace(RECORD, attempt="a2")
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = RecordBook(tmp_path, "late_trips")
+    put(book, RECORD)
+    path = tmp_path / "runs/late_trips/2013-12-01/clean.json"
+    old = path.read_text()
 
     def full(handle: int) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        write_atomically(path, "new")
-    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
-    assert path.read_text() == "old"
+        put(book, replace(RECORD, attempt="a2"))
+    assert path.read_text() == old
+    monkeypatch.undo()
+    put(book, replace(RECORD, attempt="a3"))
+    assert [p.name for p in path.parent.iterdir()] == ["clean.json"]
 
 
 def test_fingerprints_see_values_and_not_their_order() -> None:

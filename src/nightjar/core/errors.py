@@ -13,7 +13,8 @@ class NightjarError(Exception):
 
     `code` is stable and is what tests and scripts look at; the prose may change.
     `exit_status` is the process's: 2 the request or a file of the project is wrong, 3 the data
-    was refused, 4 something that must exist first does not, 5 another run got there first.
+    was refused, 4 something that must exist first does not, 5 another run got there first, 6 a
+    person took this very result away.
     """
 
     code: ClassVar[str] = "NIGHTJAR"
@@ -225,6 +226,13 @@ class Conflict(NightjarError):
 
     code = "CONFLICT"
     exit_status = 5
+
+
+class Withdrawn(NightjarError):
+    """This very result was released and rolled back; only a person can want it back."""
+
+    code = "WITHDRAWN"
+    exit_status = 6
 
 
 INPUT_ERRORS: dict[str, type[NightjarError]] = {

@@ -552,6 +552,8 @@ class Orchestration(Closed):
     def _order(self) -> Self:
         if self.end is not None and self.end < self.start:
             raise ValueError(f"end {self.end} lies before start {self.start}")
+        if self.released_by is not None and self.notify is None:
+            raise ValueError("released_by needs notify: whom to tell when it is missed")
         return self
 
 

@@ -1,7 +1,8 @@
 """Run records: what each finished step did, from what, and where its output lies.
 
 A record is written when everything it speaks of is on disk; a step without a record did not
-happen, whatever files it left. Paths in records are relative to the warehouse.
+happen, whatever files it left. Of several attempts at a step, the one that began last may write
+its record, and no other. Paths in records are relative to the warehouse.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import nightjar
+from nightjar.core.errors import Conflict
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,43 @@ class RecordBook:
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
+    def claim(self, ds: date, step: str, attempt: str) -> None:
+        """From now on a record of this step may come from `attempt` alone.
+
+        Whoever claimed it before and still lives (frozen, cut off, given up by its scheduler) can
+        not put its record any more.
+        """
+        mine = self._claim(ds, step, attempt)
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.touch()
+        for other in mine.parent.glob(self._claim(ds, step, "*").name):
+            if other != mine:
+                other.unlink(missing_ok=True)
+
     def put(self, record: Record) -> None:
-        write_atomically(
-            self._path(date.fromisoformat(record.ds), record.step),
-            json.dumps(_finite(asdict(record)), indent=1, sort_keys=True, allow_nan=False) + "\n",
-        )
+        """Make this the record of its step, in one step.
+
+        Raises:
+            Conflict: a later attempt has claimed the step; the record is as it was.
+        """
+        ds = date.fromisoformat(record.ds)
+        claim = self._claim(ds, record.step, record.attempt)
+        text = json.dumps(_finite(asdict(record)), indent=1, sort_keys=True, allow_nan=False)
+        try:
+            with claim.open("r+") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            # The claim becomes the record: where it was taken away, there is nothing to rename.
+            os.replace(claim, self._path(ds, record.step))
+        except FileNotFoundError as error:
+            raise Conflict(
+                f"another run has begun step '{record.step}' of {self.folder.name} {ds} since this "
+                "one did, and goes on with it; this one stops and changes nothing",
+                step=record.step,
+                ds=record.ds,
+                attempt=record.attempt,
+            ) from error
 
     def all(self) -> Iterator[Record]:
         """Every record, in the order of nights."""
@@ -78,6 +111,9 @@ class RecordBook:
 
     def _path(self, ds: date, step: str) -> Path:
         return self.folder / ds.isoformat() / f"{step}.json"
+
+    def _claim(self, ds: date, step: str, attempt: str) -> Path:
+        return self.folder / ds.isoformat() / f".{step}@{attempt}.claim"
 
 
 def _finite(value: Any) -> Any:
@@ -119,21 +155,6 @@ def _sources(folder: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:
 def now() -> str:
     """The present time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _canonical(value: Any) -> Any:

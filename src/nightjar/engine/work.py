@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from nightjar.core.errors import NotThereYet
+from nightjar.core.errors import Conflict, NotThereYet
 from nightjar.core.plan import Plan
 from nightjar.core.project import Project
 from nightjar.core.records import Record, RecordBook, code_digest, fingerprint, now
@@ -88,6 +88,9 @@ class Work:
         `inputs` is, for each night, everything that decides the step's output. `do` is given the
         nights to do and the name of the attempt, and returns a record for each. Nights in `stale`
         are done whatever their record says.
+
+        Raises:
+            Conflict: another run began the step later and goes on with it.
         """
         prints = {
             ds: fingerprint(step=step, code=code_digest(), of=of) for ds, of in inputs.items()
@@ -104,6 +107,8 @@ class Work:
             return done
         started = time.monotonic()
         attempt = new_attempt()
+        for ds in pending:
+            self.book.claim(ds, step, attempt)
         for ds, record in do(pending, attempt).items():
             done[ds] = replace(
                 record,
@@ -116,7 +121,7 @@ class Work:
                 finished=now(),
                 spark_application=self.spark.sparkContext.applicationId,
             )
-            self.book.put(done[ds])
+            done[ds] = self._put(done[ds])
         counts: dict[str, int] = {}
         for ds in pending:
             for name, count in done[ds].counts.items():
@@ -125,6 +130,17 @@ class Work:
         seconds = time.monotonic() - started
         self.say(f"{step:<18} {_label(pending)}  {shown}  ({seconds:.1f} s)")
         return done
+
+    def _put(self, record: Record) -> Record:
+        """Put a record; where a later run has done the same from the same, its record stays."""
+        try:
+            self.book.put(record)
+        except Conflict:
+            theirs = self.book.get(date.fromisoformat(record.ds), record.step)
+            if theirs is None or theirs.fingerprint != record.fingerprint:
+                raise
+            return theirs
+        return record
 
     def _present(self, record: Record) -> bool:
         return all((self.project.warehouse / path).is_dir() for path in record.outputs.values())

@@ -10,7 +10,8 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk import (
     DAG,
     Asset,
+    BaseOperator,
     BaseOperatorLink,
     CronDataIntervalTimetable,
     DeadlineAlert,
@@ -41,20 +43,23 @@ from airflow.sdk.exceptions import (
 )
 from pydantic import BaseModel, ConfigDict
 
-from nightjar.core.errors import SpecError, UsageError
+from nightjar.core.errors import DamagedRelease, NotThereYet, UsageError
 from nightjar.core.plan import Plan, load_plan
 from nightjar.core.project import Project
 from nightjar.core.records import Record, RecordBook
 from nightjar.core.releases import ReleaseLog
 from nightjar.orchestration import launch, tasks
-from nightjar.orchestration.params import REQUESTS, NotAsked
+from nightjar.orchestration.params import REQUESTS, NotAsked, RepairRequest
 
 JOB_ENVIRONMENT = "NIGHTJAR_JOB_ENVIRONMENT"
 SETTINGS = "nightjar"
-# Exit statuses that the same task would only repeat: the request or a file of the project is
-# wrong, the data was refused. All others may pass: 4, another run may make what is missing; 5,
-# another run came first; 1 and signals, Spark or the machine failed.
-FINAL = {2: "the request, a pipeline, a contract or a setting is wrong", 3: "the data was refused"}
+# Exit statuses that the same task would only repeat. All others may pass: 4, another run may make
+# what is missing; 5, another run came first; 1 and signals, Spark or the machine failed.
+FINAL = {
+    2: "the request, a pipeline, a contract or a setting is wrong",
+    3: "the data was refused",
+    6: "this very result was released and rolled back",
+}
 
 
 # -- DAGs -----------------------------------------------------------------------------------------
@@ -78,10 +83,11 @@ def project_dags(root: Path) -> dict[str, DAG]:
 
 
 def pipeline_dags(project: Project, plan: Plan) -> list[DAG]:
-    """A pipeline's nights, its training, and the consumer of its releases."""
+    """A pipeline's nights, its training, its repairs, and the consumer of its releases."""
     return [
         _dag(project, plan, tasks.nightly(plan)),
         _dag(project, plan, tasks.training(plan)),
+        _dag(project, plan, tasks.repairs(plan)),
         _consumer(project, plan),
     ]
 
@@ -95,10 +101,7 @@ def release_asset(plan: Plan) -> Asset:
 def _dag(project: Project, plan: Plan, schedule: tasks.Schedule) -> DAG:
     settings = plan.spec.orchestration
     request = REQUESTS[schedule.kind]
-    params = {}
-    for name, schema in request.schemas(plan).items():
-        default, told = schema.pop("default"), schema.pop("description")
-        params[name] = Param(default, description=told, **schema)
+    params = {name: Param(**schema) for name, schema in request.schemas(plan).items()}
     failed = [_notifier(plan)] if settings.notify else None
     with DAG(
         schedule.id,
@@ -123,30 +126,35 @@ def _dag(project: Project, plan: Plan, schedule: tasks.Schedule) -> DAG:
         },
     ) as dag:
         groups: dict[str, TaskGroup] = {}
-        made: dict[str, SubmitJob | MappedOperator] = {}
+        made: dict[str, BaseOperator | MappedOperator] = {}
         for one in schedule.tasks:
             if one.source and one.source not in groups:
                 groups[one.source] = TaskGroup(one.source)
-            given: dict[str, Any] = {
+            common: dict[str, Any] = {
                 "task_id": one.job,
                 "task_group": groups.get(one.source),
                 "doc_md": tasks.describe_task(plan, one),
                 "project": str(project.root),
                 "warehouse": str(project.warehouse),
                 "pipeline": plan.spec.name,
+                "trigger_rule": "none_failed",
+                "outlets": [release_asset(plan)] if one.releases else [],
+            }
+            submitted: dict[str, Any] = {
+                **common,
                 "kind": schedule.kind,
                 "job": one.job,
                 "source": one.source,
                 "connection": settings.connection,
                 "profile": settings.profile,
-                "trigger_rule": "none_failed",
-                "outlets": [release_asset(plan)] if one.releases else [],
             }
-            if one.candidates:
-                mapped = SubmitJob.partial(**given, map_index_template="{{ task.candidate }}")
+            if not one.submitted:
+                made[one.id] = ChangeRelease(pool="default_pool", **common)
+            elif one.candidates:
+                mapped = SubmitJob.partial(**submitted, map_index_template="{{ task.candidate }}")
                 made[one.id] = mapped.expand(candidate=list(one.candidates))
             else:
-                made[one.id] = SubmitJob(**given)
+                made[one.id] = SubmitJob(**submitted)
             for before in one.after:
                 made[before] >> made[one.id]
     return dag
@@ -198,11 +206,9 @@ def _notifier(plan: Plan) -> Any:
 
 def _deadline(plan: Plan) -> DeadlineAlert | None:
     settings = plan.spec.orchestration
-    if settings.released_by is None:
-        return None
     notify = settings.notify
-    if notify is None:
-        raise SpecError("orchestration: released_by needs notify: whom to tell when it is missed")
+    if settings.released_by is None or notify is None:
+        return None
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=settings.released_by,
@@ -418,16 +424,16 @@ class SubmitJob(SparkSubmitOperator):
 
         Returns a few facts for whoever comes after: of a release its id, rows and model.
         """
-        try:
+        with _asked():
             request = REQUESTS[self.kind].of(context["params"])
             interval = _interval(context)
             arguments = request.arguments(self.job, interval)
             job = request.job(self.job)
             self._night = request.night(interval)
-        except NotAsked as reason:
-            raise AirflowSkipException(str(reason)) from reason
-        except UsageError as error:
-            raise AirflowFailException(str(error)) from error
+            if isinstance(request, RepairRequest):
+                arguments += [f"--by={context['dag_run'].triggering_user_name or 'airflow'}"]
+                if rows := request.file(Path(self.warehouse)):
+                    arguments += [f"--rows={rows}"]
         self.application = str(Path(self.project) / "jobs" / f"{job}.py")
         self.application_args = [
             self.pipeline, *arguments, "--project", self.project, "--warehouse", self.warehouse,
@@ -449,7 +455,8 @@ class SubmitJob(SparkSubmitOperator):
                 f"{said} (exit status {hook.exit_status}); trying again would not help. What is "
                 f"wrong stands in the log above.{hook._submit_log_tail}"
             ) from error
-        return self._released(context) if self.outlets and job in ("publish", "night") else None
+        told = self._released() if tasks.Task(job).releases else None
+        return _tell(context, told)
 
     def records(self) -> list[Record]:
         """The records of the steps that this task did."""
@@ -461,21 +468,19 @@ class SubmitJob(SparkSubmitOperator):
         found = [book.get(self._night, path.stem) for path in files]
         return [record for record in found if record is not None]
 
-    def _released(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Tell of the release: to the asset's consumers, and as the task's result."""
+    def _released(self) -> dict[str, Any] | None:
+        """What is to be told of the night's release; a replayed night may be history alone."""
         assert self._night is not None
         book = RecordBook(Path(self.warehouse), self.pipeline)
         published, scored = book.get(self._night, "publish"), book.get(self._night, "score")
-        assert published is not None, "the job ended well, so the night is published"
-        assert scored is not None
-        told = {
+        if published is None or scored is None:
+            return None
+        return {
             "release": published.details["release"],
             "ds": self._night.isoformat(),
             "rows": published.counts["rows"],
             "model": scored.details["model"],
         }
-        context["outlet_events"][self.outlets[0]].extra.update(told)
-        return told
 
     def _get_hook(self) -> _Submit:
         root = Path(self.project)
@@ -515,6 +520,68 @@ class SubmitJob(SparkSubmitOperator):
             hook._yarn_track_via_rm_api = hook._is_yarn
             hook._track_driver_via_k8s_api = hook._is_kubernetes
         return hook
+
+
+class ChangeRelease(BaseOperator):
+    """Rolls back, pins or unpins: one entry in the log of releases, without Spark."""
+
+    ui_color = "#e4e8f0"
+
+    def __init__(self, *, project: str, warehouse: str, pipeline: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.project, self.warehouse, self.pipeline = project, warehouse, pipeline
+
+    def execute(self, context: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Change the log as the run asks; of a rollback, tell what readers see now."""
+        log = ReleaseLog(Path(self.warehouse), self.pipeline)
+        with _asked():
+            request = RepairRequest.of(context["params"])
+            request.require("change_release")
+            assert request.release is not None
+            seen, chosen = log.require(), log.require(request.release)
+            if request.dry_run:
+                raise AirflowSkipException(
+                    f"a dry run: {request.what} {chosen.id}; readers see {seen.id}"
+                )
+            if request.what == "pin":
+                log.pin(chosen.id, request.reason)
+            elif request.what == "unpin":
+                log.unpin(chosen.id)
+            else:
+                log.rollback(chosen.id)
+        self.log.info("%s %s; readers saw %s", request.what, chosen.id, seen.id)
+        night = chosen.partitions[chosen.ds]
+        told = {
+            "release": chosen.id,
+            "ds": chosen.ds,
+            "rows": sum(int(file["rows"]) for file in night["files"].values()),
+            "model": night["model"]["version"],
+        }
+        return _tell(context, told if request.what == "rollback" else None)
+
+
+@contextmanager
+def _asked() -> Iterator[None]:
+    """What a run asks for and nobody can do is final at once; what it does not ask for is skipped.
+
+    A conflict or a fault of the storage passes, so it is tried again.
+    """
+    try:
+        yield
+    except NotAsked as reason:
+        raise AirflowSkipException(str(reason)) from reason
+    except (UsageError, NotThereYet, DamagedRelease) as error:
+        raise AirflowFailException(str(error)) from error
+
+
+def _tell(context: Mapping[str, Any], told: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Tell of a release: to its asset's consumers, and as the task's result."""
+    task = context["task"]
+    if told is None:
+        task.outlets = []  # to Airflow a task's assets change whenever it succeeds
+    for asset in task.outlets:
+        context["outlet_events"][asset].extra.update(told)
+    return told
 
 
 def _interval(context: Mapping[str, Any]) -> tuple[date, date] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,9 +20,12 @@ from pydantic import (
     model_validator,
 )
 
-from nightjar.core.errors import UsageError
+from nightjar.core.errors import UsageError, near
 from nightjar.core.plan import Plan
-from nightjar.orchestration.tasks import Task
+from nightjar.orchestration.tasks import EDITED, Task
+
+RELEASE = r"^r[0-9]{6,}-[0-9]{4}(-[0-9]{2}){2}-[0-9a-f]{8}$"
+ROWS_FILE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,150}\.(csv|parquet)$"
 
 Stage = Literal["ingest", "clean", "validate", "features", "score", "audit", "publish"]
 Day = date | None
@@ -31,12 +35,11 @@ class NotAsked(Exception):
     """The run was not asked to do this task; the message says why."""
 
 
-class Request(BaseModel):
+class Asked(BaseModel):
     """Frozen, and refuses parameters that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    force: bool = Field(default=False, description="Do finished steps again.")
     dry_run: bool = Field(default=False, description="Show what would run; run nothing.")
 
     @classmethod
@@ -58,7 +61,11 @@ class Request(BaseModel):
 
     @classmethod
     def schemas(cls, plan: Plan) -> dict[str, dict[str, Any]]:
-        """The JSON schema of each parameter, with its default; a form can be drawn from it."""
+        """The JSON schema of each parameter; a form can be drawn from it.
+
+        It holds the default too, unless the parameter must be said. What every run may be asked
+        for comes last.
+        """
         schema = cls.model_json_schema()
         found = {}
         for name, declared in schema["properties"].items():
@@ -70,7 +77,13 @@ class Request(BaseModel):
             if "enum" in declared and "null" in declared["type"]:
                 declared["enum"] = [*declared["enum"], None]
             found[name] = {k: v for k, v in declared.items() if k != "title"}
-        return found
+        return dict(sorted(found.items(), key=lambda item: item[0] in Request.model_fields))
+
+
+class Request(Asked):
+    """What steps may be asked for, of a night or of a training."""
+
+    force: bool = Field(default=False, description="Do finished steps again.")
 
 
 class NightRequest(Request):
@@ -183,7 +196,104 @@ class TrainRequest(Request):
         return found
 
 
-REQUESTS: dict[str, type[NightRequest] | type[TrainRequest]] = {
+class RepairRequest(Asked):
+    """What a repair may be asked for."""
+
+    what: Literal["replay", "rollback", "pin", "unpin"] = Field(
+        description="replay: a night's rows from clean on, with what was mended since. rollback: "
+        "readers see `release`. pin: `release` is kept, whatever the retention says; unpin: no "
+        "longer.",
+        json_schema_extra={
+            "values_display": {
+                "replay": "replay a night's rows",
+                "rollback": "roll back to a release",
+                "pin": "pin a release",
+                "unpin": "unpin a release",
+            }
+        },
+    )
+    release: Annotated[str, StringConstraints(pattern=RELEASE)] | None = Field(
+        default=None, description="For rollback, pin and unpin: a release's id."
+    )
+    ds: Day = Field(default=None, description="For replay: the night.")
+    dataset: str | None = Field(
+        default=None, description="For replay of mended rows: the source that they belong to."
+    )
+    rows: Annotated[str, StringConstraints(pattern=ROWS_FILE)] | None = Field(
+        default=None,
+        description=f"For replay of mended rows: the file's name in {EDITED}/ of the warehouse. "
+        "Empty: the night itself, as contract and cleaning are now.",
+    )
+    reason: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,500}$")] = Field(
+        default="", description="Why; it is logged."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        given = {n for n in ("release", "ds", "dataset", "rows") if getattr(self, n) is not None}
+        wanted = {"ds"} if self.what == "replay" else {"release"}
+        known = {"ds", "dataset", "rows"} if self.what == "replay" else wanted
+        if wanted - given:
+            raise ValueError(f"{self.what} needs {', '.join(wanted)}")
+        if given - known:
+            raise ValueError(f"{self.what} takes no {', '.join(sorted(given - known))}")
+        if (self.dataset is None) != (self.rows is None):
+            raise ValueError("dataset and rows are said together")
+        return self
+
+    def night(self, interval: tuple[date, date] | None) -> date:
+        """The night of a replay.
+
+        Raises:
+            UsageError: the repair is of another kind.
+        """
+        if self.ds is None:
+            raise UsageError(f"{self.what} is not about a night")
+        return self.ds
+
+    def arguments(self, task: Task, interval: tuple[date, date] | None) -> list[str]:
+        """What the replay's job is called with after the pipeline's name, but for the rows.
+
+        Raises:
+            NotAsked: another kind of repair was asked for.
+        """
+        self.require(task.job)
+        # With `=`, a reason that begins with a hyphen is a reason still.
+        given = ["--ds", self.night(interval).isoformat(), f"--reason={self.reason}"]
+        return given + ([f"--dataset={self.dataset}"] if self.dataset else [])
+
+    def require(self, job: str) -> None:
+        """Raises NotAsked where this kind of repair is not done by `job`."""
+        if job != ("replay" if self.what == "replay" else "change_release"):
+            raise NotAsked(f"{self.what} was asked for")
+
+    def file(self, warehouse: Path) -> Path | None:
+        """The file of mended rows; None where the night itself is replayed.
+
+        Raises:
+            UsageError: it is not there, or a link leads out of the folder.
+        """
+        if self.rows is None:
+            return None
+        folder = (warehouse / EDITED).resolve()
+        path = (folder / self.rows).resolve()
+        if path.parent != folder or not path.is_file():
+            there = [p.name for p in folder.glob("*") if p.is_file() and not p.is_symlink()]
+            raise UsageError(f"no file {self.rows!r} in {folder}; {near(self.rows, there)}")
+        return path
+
+    def job(self, task: Task) -> str:
+        return task.job
+
+    @classmethod
+    def schemas(cls, plan: Plan) -> dict[str, dict[str, Any]]:
+        found = super().schemas(plan)
+        found["dataset"]["enum"] = [*plan.spec.sources, None]
+        return found
+
+
+REQUESTS: dict[str, type[NightRequest] | type[TrainRequest] | type[RepairRequest]] = {
     "nightly": NightRequest,
     "train": TrainRequest,
+    "repair": RepairRequest,
 }

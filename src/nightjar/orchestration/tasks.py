@@ -1,7 +1,7 @@
 """Neutral records of what a scheduler runs: no scheduler is named here.
 
-A pipeline gives two schedules: its nights, and its training. Each is a list of tasks; each task is
-one spark-submit of an entry point in jobs/.
+A pipeline gives three schedules: its nights, its training, and repairs by hand. Each is a list of
+tasks; a task is one spark-submit of an entry point in jobs/, or a change to the log of releases.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nightjar.core.plan import Plan
 
 STAGES = ("ingest", "clean", "validate", "features", "score", "audit", "publish")
 BY_SOURCE = ("ingest", "clean", "validate")
+EDITED = "edited"  # the folder of the warehouse where mended rows are put for a replay
 WHAT_STAGES_DO = {
     "ingest": "Reads the delivered file; keeps every record as text, with its file and number.",
     "clean": "Casts, cleans and splits: every record ends as silver, quarantine or duplicate.",
@@ -28,12 +29,14 @@ WHAT_STAGES_DO = {
     "prepare": "Puts the rows together: to learn from, and, of later days, to test on.",
     "trial": "Trains a candidate on those rows and measures it on those that none has seen.",
     "promote": "Makes the best candidate champion, if the gate lets it.",
+    "replay": "Puts mended rows, or a changed contract or cleaning, into their night; releases it.",
+    "change_release": "Rolls back to a release, or pins or unpins it. Nothing is copied.",
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """One spark-submit. `after` names the tasks of the same schedule that must succeed first.
+    """One spark-submit, or less. `after` names the schedule's tasks that must succeed first.
 
     With `candidates` it is one for each of them, side by side, of which each has its `candidate`.
     """
@@ -52,12 +55,17 @@ class Task:
     @property
     def releases(self) -> bool:
         """Whether a release is there once the task is done."""
-        return self.job in ("publish", "night")
+        return self.job in ("publish", "night", "replay", "change_release")
+
+    @property
+    def submitted(self) -> bool:
+        """Whether Spark does it; what only changes the log of releases needs none."""
+        return self.job != "change_release"
 
     @property
     def records(self) -> tuple[str, ...]:
         """The steps whose records tell what the task did, as patterns of their names."""
-        if self.job == "night":
+        if self.job in ("night", "replay"):
             return tuple(f"{stage}*" for stage in STAGES)
         of_training = {
             "prepare": "train.rows",
@@ -107,6 +115,11 @@ def training(plan: Plan) -> Schedule:
     return _schedule(plan, "train", plan.spec.orchestration.training, tasks)
 
 
+def repairs(plan: Plan) -> Schedule:
+    """What an engineer mends, by hand only: a run does one of these tasks."""
+    return _schedule(plan, "repair", None, (Task("change_release"), Task("replay")))
+
+
 def _schedule(plan: Plan, kind: str, cron: str | None, tasks: tuple[Task, ...]) -> Schedule:
     settings = plan.spec.orchestration
     name = f"{plan.spec.name}_{kind}"
@@ -154,6 +167,17 @@ def describe(plan: Plan, kind: str) -> str:
             "steps again, `model` scores with another version than the champion, `dry_run` "
             "shows what would run.",
         ]
+    elif kind == "repair":
+        lines += [
+            "By hand only; a run does one thing, `what`. A replay and a pin log their `reason`.",
+            "",
+            "- **replay**: `ds`, and for mended rows `dataset` and `rows`, a file in the "
+            f"warehouse's folder `{EDITED}/` (`nightjar quarantine export {spec.name} --ds DATE "
+            f"--dataset NAME --to warehouse/{EDITED}/NAME.csv`). The night is cleaned, judged, "
+            "scored and released again; readers keep what they have if its gate refuses it.",
+            f"- **rollback**, **pin**, **unpin**: `release`, as `nightjar releases {spec.name}` "
+            "lists them.",
+        ]
     else:
         lines += ["| candidate | trainer | estimator |", "|---|---|---|"]
         for name, candidate in spec.candidates.items():
@@ -173,7 +197,9 @@ def describe(plan: Plan, kind: str) -> str:
 
 def describe_task(plan: Plan, task: Task) -> str:
     """A task's documentation in Markdown: what it does, and the contract that it works to."""
-    lines = [task.doc, "", f"`spark-submit jobs/{task.job}.py {plan.spec.name}`"]
+    lines = [task.doc]
+    if task.submitted:
+        lines += ["", f"`spark-submit jobs/{task.job}.py {plan.spec.name}`"]
     if task.source:
         contract = plan.contract_of(task.source)
         lines += ["", f"### {contract.dataset} {contract.version}", "", "| column | type | |"]

@@ -31,6 +31,7 @@ from nightjar.core.errors import (
     GateFailed,
     NotThereYet,
     StorageFault,
+    Withdrawn,
     near,
 )
 from nightjar.core.records import now
@@ -228,8 +229,8 @@ class ReleaseLog:
 
         Raises:
             GateFailed: the files are not those that the audit saw.
-            Conflict: another run changed this night, a rollback withdrew this very result (and
-                not `again`), a file is gone, or others always came first.
+            Conflict: another run changed this night, a file is gone, or others always came first.
+            Withdrawn: a rollback took away this very result, and not `again`.
             StorageFault: the medium failed. What was visible still is; running again is enough.
         """
         night = ds.isoformat()
@@ -351,7 +352,7 @@ class ReleaseLog:
 
     def _refuse_withdrawn(self, head: Entry, night: str, run_key: str, again: bool) -> None:
         if not again and run_key in head.withdrawn.get(night, []):
-            raise Conflict(
+            raise Withdrawn(
                 f"{self.pipeline} {night}: this very result was released and then rolled back. "
                 "To show it again: nightjar rollback to the release that held it, or run the "
                 "night with --force",

@@ -22,6 +22,7 @@ def run(work: Work) -> dict[date, Record]:
     Raises:
         GateFailed: the files are not those that the audit saw.
         Conflict: other publishers kept coming first.
+        Withdrawn: this very result was rolled back, and the run does not force it.
     """
     spec, ds = work.plan.spec, work.night
     log = ReleaseLog(work.project.warehouse, spec.name)
