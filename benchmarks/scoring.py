@@ -1,12 +1,13 @@
 """Distributed scoring beside its floor: the same rows through an identity mapInArrow.
 
-    python benchmarks/scoring.py [--rows 800000] [--runs 3] [--trees 50]
+    python benchmarks/scoring.py [--rows 800000] [--runs 3] [--trees 10 50]
 
-One session, local[2]. Rows are the demo's kind: 11 numbers, 4 categories, three columns besides.
+One session on all cores. Rows are the demo's kind: 11 numbers, 4 categories, three columns besides.
 Each of these is done in turn, once to warm up and then --runs times, into Spark's noop sink:
-reading alone; an identity mapInArrow; each model in mapInArrow. Prints wall seconds (medians), the
-ratio to the identity, and the library's own predict on an encoded matrix in memory, one thread.
-Ends with the memory of the Python workers after few and after many rows.
+reading alone; an identity mapInArrow; each model. Prints wall seconds (medians) and two ratios: to
+the identity, and to the identity together with the library's own predict (one thread, an encoded
+matrix in memory) shared out over the cores: what moving the rows and the model itself cost at the
+least. Ends with the memory of the Python workers after few and after many rows.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=800_000)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--trees", type=int, default=50)
+    parser.add_argument("--trees", type=int, nargs="+", default=[10, 50])
     given = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     conf = Path(__file__).parents[1] / "spark-conf" / "local.conf"
@@ -48,25 +49,11 @@ def main() -> None:
         folder = Path(name)
         write(folder / "rows", given.rows)
         rows = spark.read.parquet(str(folder / "rows"))
-        few = rows.limit(50_000).cache()
-        training = TrainingSet.of(few, FEATURES, LABEL, ("id",), folder)
-        models = {
-            "xgboost": XGBoostCandidate(
-                trainer="xgboost", params={"n_estimators": given.trees, "max_depth": 6}
-            ),
-            "sklearn": SklearnCandidate(
-                trainer="sklearn",
-                estimator="sklearn.ensemble.HistGradientBoostingClassifier",
-                params={"max_iter": given.trees},
-                categorical="index",
-            ),
-        }
-        learnt = {name: trainer(name).fit(training, made) for name, made in models.items()}
-        few.unpersist()
+        learnt = models(rows.limit(50_000).cache(), folder, given.trees)
         jobs: dict[str, DataFrame] = {
             "read alone": rows,
             "identity mapInArrow": rows.mapInArrow(identity, rows.schema),
-            **{name: trainer(name).score(model, rows) for name, model in learnt.items()},
+            **{name: trainer(model.trainer).score(model, rows) for name, model in learnt.items()},
         }
         took: dict[str, list[float]] = {name: [] for name in jobs}
         for run in range(given.runs + 1):
@@ -75,17 +62,39 @@ def main() -> None:
                 job.write.format("noop").mode("overwrite").save()
                 if run:
                     took[label].append(time.perf_counter() - started)
+        own = {name: alone(model, folder / "rows") for name, model in learnt.items()}
+        cores = os.cpu_count() or 1
         floor = statistics.median(took["identity mapInArrow"])
-        print(f"{given.rows:,} rows, {given.trees} trees, {spark.sparkContext.master}")
+        print(f"{given.rows:,} rows, {cores} cores, load {os.getloadavg()[0]:.1f}")
+        print(f"{'':26}     wall        rows/s  x identity  own predict  x both")
         for label, seconds in took.items():
             middle = statistics.median(seconds)
-            print(
-                f"{label:22} {middle:6.2f} s  {given.rows / middle:12,.0f} rows/s  "
-                f"{middle / floor:5.2f} x identity"
-            )
-        alone(learnt, folder / "rows")
-        memory(spark, learnt["xgboost"], rows)
+            line = f"{label:26} {middle:6.2f} s {given.rows / middle:13,.0f} {middle / floor:11.2f}"
+            if label in own:
+                line += f" {own[label]:10.2f} s {middle / (floor + own[label] / cores):7.2f}"
+            print(line)
+        memory(spark, next(iter(learnt.values())), rows)
     spark.stop()
+
+
+def models(few: DataFrame, folder: Path, trees: list[int]) -> dict[str, Any]:
+    training = TrainingSet.of(few, FEATURES, LABEL, ("id",), folder)
+    found = {}
+    for count in trees:
+        boosted = XGBoostCandidate(
+            trainer="xgboost", params={"n_estimators": count, "max_depth": 6}
+        )
+        histogram = SklearnCandidate(
+            trainer="sklearn",
+            estimator="sklearn.ensemble.HistGradientBoostingClassifier",
+            params={"max_iter": count},
+            categorical="index",
+        )
+        for candidate in (boosted, histogram):
+            name = f"{candidate.trainer}, {count} trees"
+            found[name] = trainer(candidate.trainer).fit(training, candidate)
+    few.unpersist()
+    return found
 
 
 def write(folder: Path, count: int) -> None:
@@ -112,18 +121,15 @@ def identity(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     yield from batches
 
 
-def alone(learnt: dict[str, Any], folder: Path) -> None:
-    """The library's own predict, on a matrix that is in memory already."""
-    table = pq.read_table(folder)
-    for name, model in learnt.items():
-        batches = table.to_batches(max_chunksize=portable.BATCH_ROWS)
-        matrix = np.concatenate([model.encoding.matrix(b, model.layout) for b in batches])
-        predict = portable.predictor(model, threads=1)
-        predict(matrix[:1000])
-        started = time.perf_counter()
-        predict(matrix)
-        seconds = time.perf_counter() - started
-        print(f"{name + ' in memory':22} {seconds:6.2f} s  {len(matrix) / seconds:12,.0f} rows/s")
+def alone(model: Any, folder: Path) -> float:
+    """Seconds of the library's own predict, on a matrix that is in memory already."""
+    batches = pq.read_table(folder).to_batches(max_chunksize=portable.BATCH_ROWS)
+    matrix = np.concatenate([model.encoding.matrix(b, model.layout) for b in batches])
+    predict = portable.predictor(model, threads=1)
+    predict(matrix[:1000])
+    started = time.perf_counter()
+    predict(matrix)
+    return time.perf_counter() - started
 
 
 def memory(spark: Any, model: Any, rows: DataFrame) -> None:

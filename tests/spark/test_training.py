@@ -15,7 +15,14 @@ import pytest
 from pyspark.ml.feature import ImputerModel
 from pyspark.sql import SparkSession
 
-from nightjar.core.errors import GateFailed, MissingInput, NotThereYet, SpecError, TrainingRefused
+from nightjar.core.errors import (
+    EnvironmentFault,
+    GateFailed,
+    MissingInput,
+    NotThereYet,
+    SpecError,
+    TrainingRefused,
+)
 from nightjar.core.pipeline import Gate
 from nightjar.core.releases import ReleaseLog
 from nightjar.engine.night import run_night
@@ -259,6 +266,14 @@ def test_a_training_that_broke_off_goes_on(two: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     train(two.work(AS_OF), AS_OF)
     assert steps_done(two) == {"train.trial.other", "train"}
+
+
+def test_what_cannot_be_trained_here_is_said_before_any_row_is_read(two: Any) -> None:
+    two.write_spec(candidates={"constant": CONSTANT, "wide": {"trainer": "xgboost", "workers": 99}})
+    with pytest.raises(EnvironmentFault, match="99 tasks"):
+        train(two.work(AS_OF), AS_OF)
+    assert steps_done(two) == set()
+    assert list((two.project.warehouse / "training").rglob("*.parquet")) == []
 
 
 def test_rows_that_are_gone_are_made_again(two: Any) -> None:

@@ -26,6 +26,7 @@ def prepare(work: Work, as_of: date) -> Record:
 
     Raises:
         SpecError: a candidate's estimator or parameters are wrong.
+        EnvironmentFault: a candidate needs what this session or this machine does not have.
         NotThereYet: no night that can be learnt from is loaded.
         TrainingRefused: the rows cannot give a model that means anything.
     """
@@ -37,8 +38,7 @@ def try_candidates(work: Work, as_of: date) -> None:
     """Train and measure the run's candidates on the prepared rows.
 
     Raises:
-        SpecError, NotThereYet, TrainingRefused: as `prepare` does.
-        EnvironmentFault: a candidate needs what this session or this machine does not have.
+        SpecError, EnvironmentFault, NotThereYet, TrainingRefused: as `prepare` does.
         TrainingFailed: a candidate's training broke off.
     """
     trials.require_right(work)

@@ -24,7 +24,7 @@ from nightjar.engine import explain, features
 from nightjar.engine.lake import read_folder
 from nightjar.engine.registry import Registry
 from nightjar.engine.stages.features import silver_frames, silver_records
-from nightjar.engine.trainers import SCORE, TrainingSet
+from nightjar.engine.trainers import SCORE, TrainingSet, trainer
 from nightjar.engine.training.evaluation import evaluate
 from nightjar.engine.work import Work, blank_record
 
@@ -70,6 +70,7 @@ def prepare(work: Work, as_of: date) -> Record:
     """Write the rows, and look at them.
 
     Raises:
+        EnvironmentFault: a candidate needs what this session or this machine does not have.
         NotThereYet: no night that can be learnt from is loaded.
         TrainingRefused: the rows cannot give a model that means anything.
     """
@@ -144,6 +145,8 @@ class _Preparation:
 
     def run(self, pending: Sequence[date], attempt: str) -> dict[date, Record]:
         work = self.work
+        for candidate in self.spec.candidates.values():  # before any work is done for them
+            trainer(candidate.trainer).require(work.spark, candidate)
         # Makes what is missing of the registry's books, before candidates write there side by side.
         Registry(work.project, self.spec.name).experiment()
         work.say(
