@@ -295,7 +295,7 @@ def test_repairs_by_trigger(released: Path, tmp_path: Path) -> None:
     assert (second.parent, len(log.all())) == (first.id, 2)
     assert len(rows(project)) == len(before)
     history = shell.answer("quarantine", "history", PIPELINE)["repairs"]
-    assert [(r["by"], r["reason"]) for r in history] == [("airflow", reason)] * 4
+    assert [(r["by"], r["reason"]) for r in history] == [("dag_test", reason)] * 4
     assert not (tmp_path / "ran").exists()
     facts = second.partitions[str(NIGHT)]["rows"]["airports"]
     assert (facts["clean"], facts["quarantined"]) == (1458, 0)

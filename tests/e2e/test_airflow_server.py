@@ -407,30 +407,38 @@ def test_a_broken_pipeline_is_told_and_leaves_the_others_in_service(server: Serv
 
 def test_the_repairs(server: Server) -> None:
     """One stage again; another model's scores; back to the release before."""
+
+    def told() -> list[str]:
+        events = server.get("assets/events?order_by=id&limit=100")["asset_events"]
+        return [event["extra"].get("release", "nothing") for event in events]
+
     shell, log = Shell(server.project), ReleaseLog(server.project / "warehouse", PIPELINE)
     assert server.finished(server.trigger({"ds": str(NIGHT)})["dag_run_id"]) == "success"
-    before = log.require()
+    before, events = log.require(), told()
     score = server.project / "warehouse" / "runs" / PIPELINE / str(NIGHT) / "score.json"
     attempt = json.loads(score.read_text())["attempt"]
     run = server.trigger({"ds": str(NIGHT), "only": "score", "force": True})["dag_run_id"]
     assert server.finished(run) == "success"
     assert json.loads(score.read_text())["attempt"] != attempt
     assert log.require().id == before.id  # nothing was published
+    assert told() == events
 
     shell.nightjar("train", PIPELINE, "--as-of", "2013-12-02", "--force")
     challenger = json.loads((score.parents[1] / "2013-12-02" / "train.json").read_text())[
         "details"
     ]["champion"]
-    again = server.trigger({"ds": str(NIGHT), "model": "1"})["dag_run_id"]
-    assert server.finished(again) == "success"
-    assert log.require().partitions[str(NIGHT)]["model"]["version"] == f"{PIPELINE}/1"
-    print(f"the champion by then: {challenger}")
+    assert challenger == f"{PIPELINE}/2"
+    for model, conf in ((challenger, {}), (f"{PIPELINE}/1", {"model": "1"})):
+        again = server.trigger({"ds": str(NIGHT), "force": True, **conf})["dag_run_id"]
+        assert server.finished(again) == "success"
+        assert log.require().partitions[str(NIGHT)]["model"]["version"] == model
 
     # Back, by one click; a form without `what` is refused.
     server.trigger({"release": before.id}, ok=(400, 422), dag=REPAIR)
     back = server.trigger({"what": "rollback", "release": before.id}, dag=REPAIR)["dag_run_id"]
     assert server.finished(back, dag=REPAIR) == "success"
     assert log.require().id == before.id
+    assert told()[-1] == before.id
 
 
 @pytest.mark.parametrize(
