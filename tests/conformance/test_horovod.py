@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from tests.conformance.candidates import needs_deep
 from tests.conformance.conftest import SCHEMA, made_rows
 
@@ -23,8 +28,10 @@ from nightjar.core.errors import EnvironmentFault, TrainingFailed
 from nightjar.core.pipeline import Features, HorovodKerasCandidate
 from nightjar.engine.trainers import TrainingSet
 from nightjar.engine.trainers import horovod_keras as engine
+from nightjar.engine.trainers.horovod_keras import network
 from nightjar.engine.trainers.horovod_keras.job import shares
 from nightjar.engine.trainers.horovod_keras.shard import Shard
+from nightjar.engine.trainers.portable import Portable
 
 BUILDER = "tests.conformance.planted:network"
 NUMBERS = Features(base="b", as_of="t", numeric=("n", "m"))
@@ -51,6 +58,12 @@ def keras() -> Iterator[Any]:
         import keras
 
         yield keras
+
+
+@pytest.mark.parametrize("name", ["job", "rank"])
+def test_the_examples_in_docstrings(name: str) -> None:
+    failed, tried = doctest.testmod(import_module(f"{engine.__name__}.{name}"))
+    assert (failed, tried > 0) == (0, True)
 
 
 # -- shares ---------------------------------------------------------------------------------------
@@ -93,6 +106,82 @@ def test_the_held_out_rows_are_others(training: TrainingSet) -> None:
     kept, apart = (sum(rows for *_, rows in part) for part in (groups, held_out))
     assert kept + apart == 400
     assert 60 < apart < 140
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_a_ranks_share(training: TrainingSet) -> None:
+    learnt = engine.encoding.learn(training.rows, training.features)
+    groups, _ = engine._write(training, candidate(validation=0), learnt, training.folder / "rows")
+
+    def peak(times: int) -> int:
+        # The same row groups again and again are as many rows as others would be.
+        made = subprocess.run(
+            [sys.executable, "-c", READ, json.dumps(groups), str(times)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows, bytes_held = map(int, made.stdout.split())
+        assert rows == 400 * times
+        return bytes_held
+
+    few, many = peak(25), peak(2500)  # 10,000 rows and a million, which are 16 MB
+    assert many - few < 4 << 20
+
+
+READ = """
+import json, sys
+from nightjar.engine.trainers.horovod_keras.shard import Shard
+from nightjar.engine.trainers.horovod_keras.rank import peak_bytes
+
+groups = [tuple(group) for group in json.loads(sys.argv[1])] * int(sys.argv[2])
+rows = sum(rows for *_, rows in groups)
+shard = Shard(groups, 2, 0, 100, rows // 100, (1.0, 1.0), (0, 0))
+print(sum(int((weights > 0).sum()) for *_, weights in shard.batches()), peak_bytes())
+"""
+
+
+@needs_deep
+def test_memory_does_not_grow_with_the_rows_that_are_scored(
+    spark: SparkSession, training: TrainingSet, keras: Any
+) -> None:
+    made = network.build(candidate(), 2, {})
+    made.save(training.folder / "model.keras")
+    payload = (training.folder / "model.keras").read_bytes()
+    learnt = engine.encoding.learn(training.rows, training.features)
+    model = Portable(engine.__name__, learnt, engine.LAYOUT, payload)
+
+    def peak(count: int) -> int:
+        """Of the Python workers, which Spark keeps between jobs."""
+        for worker in python_workers():
+            (worker / "clear_refs").write_text("5")  # what it holds now is the most it held
+        rows = spark.range(0, count, 1, 1).select(
+            "id", F.randn(1).alias("n"), F.lit(1.0).alias("m")
+        )
+        row = engine.score(model, rows).agg(F.count("_score").alias("scored")).collect()[0]
+        assert row["scored"] == count
+        return max(
+            int((worker / "status").read_text().partition("VmHWM:")[2].split()[0]) << 10
+            for worker in python_workers()
+        )
+
+    peak(100_000)  # loads the model
+    few, many = peak(100_000), peak(2_000_000)  # which are 64 MB with their scores
+    assert many - few < 16 << 20
+
+
+def python_workers() -> list[Path]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"pyspark.daemon" in line:
+            found.append(place)
+    return found
 
 
 # -- exactness ------------------------------------------------------------------------------------

@@ -138,6 +138,7 @@ def fit(training: TrainingSet, candidate: HorovodKerasCandidate) -> Portable:
         shares(groups, candidate.workers),
         shares(held_out, candidate.workers),
         _class_weights(training, candidate),
+        int(training.rows.sparkSession.conf.get("spark.task.cpus", "1")),
     )
     from nightjar.engine.trainers.horovod_keras.launch import run
 
@@ -155,6 +156,7 @@ def fit(training: TrainingSet, candidate: HorovodKerasCandidate) -> Portable:
         "resumed_after": found[0]["resumed_after"],
         "steps_an_epoch": job.steps,
         "history": history,
+        "peak_bytes": max(rank["peak_bytes"] for rank in found),
         "seconds_in_fit": round(max(rank["seconds"] for rank in found), 3),
     }
     return Portable(__name__, learnt, LAYOUT, payload, notes)

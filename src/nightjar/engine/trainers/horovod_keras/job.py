@@ -17,7 +17,7 @@ class Job:
 
     `learnt` and `held_out` have the row groups of each rank. `categories` are the known values of
     each categorical feature; codes are their places, and one more. `class_weights` are those of
-    the labels 0 and 1.
+    the labels 0 and 1. `threads` is for the CPUs of one rank.
     """
 
     candidate: HorovodKerasCandidate
@@ -28,6 +28,7 @@ class Job:
     learnt: Sequence[Sequence[Group]]
     held_out: Sequence[Sequence[Group]]
     class_weights: tuple[float, float]
+    threads: int = 1
 
     @property
     def steps(self) -> int:
