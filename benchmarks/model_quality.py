@@ -23,7 +23,7 @@ from nightjar.core.project import Project
 from nightjar.engine import features
 from nightjar.engine.open import open_work
 from nightjar.engine.stages.features import silver_frames, silver_records
-from nightjar.engine.training import known_nights
+from nightjar.engine.training.rows import known_nights
 
 
 def main() -> None:

@@ -25,13 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
-from nightjar.core.pipeline import Features, SklearnCandidate, XGBoostCandidate
+from nightjar.core.pipeline import Features, Label, SklearnCandidate, XGBoostCandidate
 from nightjar.engine.session import start
 from nightjar.engine.trainers import TrainingSet, portable, trainer
 
 NUMERIC = tuple(f"n{i}" for i in range(11))
 CATEGORICAL = {"carrier": 16, "origin": 3, "dest": 105, "weekday": 7}
 FEATURES = Features(base="b", as_of="t", numeric=NUMERIC, categorical=tuple(CATEGORICAL))
+LABEL = Label.model_validate({"name": "late", "expr": "late", "known_after": "1 day"})
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
         write(folder / "rows", given.rows)
         rows = spark.read.parquet(str(folder / "rows"))
         few = rows.limit(50_000).cache()
-        training = TrainingSet.of(few, FEATURES, "late", ("id",), folder)
+        training = TrainingSet.of(few, FEATURES, LABEL, ("id",), folder)
         models = {
             "xgboost": XGBoostCandidate(
                 trainer="xgboost", params={"n_estimators": given.trees, "max_depth": 6}

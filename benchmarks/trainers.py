@@ -32,7 +32,8 @@ from nightjar.engine.open import open_work
 from nightjar.engine.registry import Registry
 from nightjar.engine.stages.features import silver_frames, silver_records
 from nightjar.engine.trainers import trainer
-from nightjar.engine.training import known_nights, train
+from nightjar.engine.training import train
+from nightjar.engine.training.rows import known_nights
 
 
 def candidates(ranks: int, epochs: int) -> dict[str, Any]:
@@ -89,7 +90,9 @@ def measure(warehouse: Path, ranks: int, epochs: int, since: date) -> None:
         registry = Registry(project, plan.spec.name)
         print(f"\n{'candidate':20} {'ROC AUC':>8} {'log loss':>9} {'trained':>9}", end="")
         print(f" {'scored':>14} {'size':>9}")
-        by_quality = sorted(details["candidates"].items(), key=lambda item: -item[1]["roc_auc"])
+        by_quality = sorted(
+            details["candidates"].items(), key=lambda item: -item[1]["metrics"]["roc_auc"]
+        )
         for label, found in by_quality:
             uri = registry.client.get_run(found["run"]).info.artifact_uri
             folder = Path(unquote(urlparse(uri).path)) / "model" / "model"
@@ -99,8 +102,9 @@ def measure(warehouse: Path, ranks: int, epochs: int, since: date) -> None:
                 started = time.perf_counter()
                 scored.write.format("noop").mode("overwrite").save()
                 seconds = time.perf_counter() - started
+            metrics = found["metrics"]
             print(
-                f"{label:20} {found['roc_auc']:8.4f} {found['log_loss']:9.4f} "
+                f"{label:20} {metrics['roc_auc']:8.4f} {metrics['log_loss']:9.4f} "
                 f"{found['seconds']:7.1f} s {count / seconds:7,.0f} rows/s "
                 f"{found['model_bytes'] / 1e6:6.2f} MB"
             )

@@ -284,14 +284,15 @@ def _models_table(training: dict[str, Any]) -> Table:
         f"{base['log_loss']:.4f}",
         "",
     )
-    by_quality = sorted(training["candidates"].items(), key=lambda item: item[1]["roc_auc"])
-    for name, found in by_quality:
+    candidates = training["candidates"].items()
+    for name, found in sorted(candidates, key=lambda item: item[1]["metrics"]["roc_auc"]):
+        metrics = found["metrics"]
         table.add_row(
             name,
             found["estimator"].rpartition(".")[2],
-            f"{found['roc_auc']:.4f}",
-            f"{found['roc_auc_low']:.4f} to {found['roc_auc_high']:.4f}",
-            f"{found['log_loss']:.4f}",
+            f"{metrics['roc_auc']:.4f}",
+            f"{metrics['roc_auc_low']:.4f} to {metrics['roc_auc_high']:.4f}",
+            f"{metrics['log_loss']:.4f}",
             f"{found['seconds']:.1f} s",
         )
     return table

@@ -1,4 +1,4 @@
-"""A small candidate of each trainer."""
+"""A small candidate of each trainer for each kind of label that it learns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from nightjar.core.pipeline import Candidate
+from nightjar.core.pipeline import Candidate, Label
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "mllib": {
@@ -40,6 +40,38 @@ CANDIDATES: dict[str, dict[str, Any]] = {
         },
         "standardize": True,
     },
+    "mllib, multiclass": {
+        "trainer": "mllib",
+        "estimator": "pyspark.ml.classification.RandomForestClassifier",
+        "params": {"numTrees": 10, "seed": 1},
+        "categorical": "index",
+    },
+    "mllib, regression": {
+        "trainer": "mllib",
+        "estimator": "pyspark.ml.regression.LinearRegression",
+        "params": {"maxIter": 20},
+    },
+    "xgboost, multiclass": {
+        "trainer": "xgboost",
+        "workers": 2,
+        "params": {"n_estimators": 20, "max_depth": 3, "min_child_weight": 0.1},
+    },
+    "xgboost, regression": {
+        "trainer": "xgboost",
+        "params": {"n_estimators": 20, "max_depth": 3, "min_child_weight": 0.1},
+    },
+    "sklearn, multiclass": {
+        "trainer": "sklearn",
+        "estimator": "sklearn.linear_model.LogisticRegression",
+        "params": {"C": 10.0},
+        "standardize": True,
+    },
+    "sklearn, regression": {
+        "trainer": "sklearn",
+        "estimator": "sklearn.ensemble.HistGradientBoostingRegressor",
+        "params": {"max_iter": 20, "min_samples_leaf": 2},
+        "categorical": "index",
+    },
     "horovod_keras": {
         "trainer": "horovod_keras",
         "workers": 2,
@@ -50,6 +82,29 @@ CANDIDATES: dict[str, dict[str, Any]] = {
         "validation": 0,
     },
 }
+CLASSES = ("early", "late", "lost")
+LABELS = {
+    kind: Label.model_validate(
+        {
+            "name": "y",
+            "expr": "y",
+            "known_after": "1 day",
+            "kind": kind,
+            "classes": CLASSES if kind == "multiclass" else (),
+        }
+    )
+    for kind in ("binary", "multiclass", "regression")
+}
+
+
+def kind_of(name: str) -> str:
+    return name.partition(", ")[2] or "binary"
+
+
+def label_of(name: str) -> Label:
+    return LABELS[kind_of(name)]
+
+
 needs_deep = pytest.mark.skipif(
     find_spec("horovod") is None,
     reason="TensorFlow and Horovod are not installed: make deep (needs a C++ compiler and make)",

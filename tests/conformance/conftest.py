@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from tests.conformance.candidates import LABELS
 
 from nightjar.core.pipeline import Features
 from nightjar.engine.session import start
@@ -32,13 +33,18 @@ def spark() -> Iterator[SparkSession]:
     session.stop()
 
 
-def made_rows(count: int = 400, seed: int = 3) -> list[Row]:
+def made_rows(count: int = 400, seed: int = 3, kind: str = "binary") -> list[Row]:
     """Rows whose label follows `n` and `c`; some values are missing, `m` is always 1."""
+    label = {
+        "binary": lambda x: float(x > 0.5),
+        "multiclass": lambda x: float((x > 0) + (x > 1)),
+        "regression": lambda x: 1000 + 40 * x,
+    }[kind]
     chance = random.Random(seed)
     rows: list[Row] = []
     for i in range(count):
         n, c, d = chance.gauss(0, 1), chance.choice("abc"), chance.choice("xy")
-        late = n + (c == "a") + chance.gauss(0, 0.7) > 0.5
+        y = label(n + (c == "a") + chance.gauss(0, 0.7))
         missing = chance.random()
         rows.append(
             (
@@ -48,7 +54,7 @@ def made_rows(count: int = 400, seed: int = 3) -> list[Row]:
                 c if missing < 0.9 else None,
                 d,
                 1.0,
-                float(late),
+                y,
             )
         )
     return rows
@@ -61,13 +67,17 @@ def training(
     """Makes a training set of rows of SCHEMA, in some number of partitions."""
 
     def make(
-        rows: Sequence[Row], weighted: bool = False, partitions: int = 2, **more: Any
+        rows: Sequence[Row],
+        weighted: bool = False,
+        partitions: int = 2,
+        kind: str = "binary",
+        **more: Any,
     ) -> TrainingSet:
         frame = spark.createDataFrame(list(rows), SCHEMA).repartition(partitions)
         weight = "w" if weighted else None
         folder = more.pop("folder", None) or tmp_path_factory.mktemp("training")
         # A feature is in the key too, as it may be.
-        whole = TrainingSet.of(frame, FEATURES, "y", ("d", "id"), folder, weight, **more)
+        whole = TrainingSet.of(frame, FEATURES, LABELS[kind], ("d", "id"), folder, weight, **more)
         return replace(whole, rows=whole.in_fixed_order(2).cache())
 
     return make

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from tests.conformance.candidates import needs_deep
+from tests.conformance.candidates import LABELS, needs_deep
 from tests.conformance.conftest import SCHEMA, made_rows
 
 from nightjar.core.errors import EnvironmentFault, TrainingFailed
@@ -45,9 +45,9 @@ def candidate(**more: Any) -> HorovodKerasCandidate:
 @pytest.fixture
 def training(spark: SparkSession, tmp_path: Path) -> TrainingSet:
     rows = spark.createDataFrame(made_rows(), SCHEMA).repartition(2)
-    whole = TrainingSet.of(rows, NUMBERS, "y", ("id",), tmp_path)
+    whole = TrainingSet.of(rows, NUMBERS, LABELS["binary"], ("id",), tmp_path)
     ordered = whole.in_fixed_order(2).cache()
-    return TrainingSet.of(ordered, NUMBERS, "y", ("id",), tmp_path)
+    return TrainingSet.of(ordered, NUMBERS, LABELS["binary"], ("id",), tmp_path)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_memory_does_not_grow_with_the_rows_that_are_scored(
     made.save(training.folder / "model.keras")
     payload = (training.folder / "model.keras").read_bytes()
     learnt = engine.encoding.learn(training.rows, training.features)
-    model = Portable(engine.__name__, learnt, engine.LAYOUT, payload)
+    model = Portable("horovod_keras", learnt, engine.LAYOUT, 1, payload)
 
     def peak(count: int) -> int:
         """Of the Python workers, which Spark keeps between jobs."""
@@ -202,7 +202,7 @@ def test_two_ranks_are_one_process_with_the_whole_batch(
     assert len({sum(rows for *_, rows in part) for part in parts}) == 2
     monkeypatch.setattr(engine, "shares", lambda given, ranks: parts if given else [[], []])
     model = engine.fit(training, made)
-    assert model.notes["steps_an_epoch"] == 1
+    assert model.facts["steps_an_epoch"] == 1
 
     stock = _stock(keras, made)
     stock.compile(
@@ -226,7 +226,7 @@ def test_two_ranks_are_one_process_with_the_whole_batch(
         stock.optimizer.learning_rate = 0.01 * (1 + min(1.0, (epoch + 1) / 4))
         losses.append(float(stock.train_on_batch({"numeric": x}, y, sample_weight=weights)))
     assert losses[-1] < losses[0]
-    assert np.abs(np.array(model.notes["history"]["loss"]) - losses).max() < 1e-6
+    assert np.abs(np.array(model.facts["history"]["loss"]) - losses).max() < 1e-6
 
 
 def _stock(keras: Any, made: HorovodKerasCandidate) -> Any:
@@ -308,11 +308,11 @@ def test_a_killed_rank_is_named_and_the_retry_goes_on_to_the_same_loss(
     assert took < 60
     nothing_is_left()
     resumed = engine.fit(training, made)
-    assert resumed.notes["resumed_after"] >= noted["epochs"]
-    other = TrainingSet.of(training.rows, NUMBERS, "y", ("id",), tmp_path / "whole")
+    assert resumed.facts["resumed_after"] >= noted["epochs"]
+    other = TrainingSet.of(training.rows, NUMBERS, LABELS["binary"], ("id",), tmp_path / "whole")
     whole = engine.fit(other, made)
-    assert whole.notes["resumed_after"] == 0
-    assert resumed.notes["history"] == whole.notes["history"]
+    assert whole.facts["resumed_after"] == 0
+    assert resumed.facts["history"] == whole.facts["history"]
     rows = training.rows
     ours, theirs = (
         [r["_score"] for r in engine.score(m, rows).orderBy("id").collect()]
@@ -379,9 +379,11 @@ def test_too_little_memory_is_said_at_once(
 
 
 def test_a_builder_that_cannot_be_imported_is_a_fault() -> None:
-    ((at, problem, _),) = engine.faults(candidate(builder="no_such_module:network"), False)
+    ((at, problem, _),) = engine.faults(
+        candidate(builder="no_such_module:network"), LABELS["binary"]
+    )
     assert (at, "no_such_module" in problem) == (("builder",), True)
-    assert engine.faults(candidate(), False) == []
+    assert engine.faults(candidate(), LABELS["binary"]) == []
 
 
 def test_reports_say_who_failed_first(tmp_path: Path) -> None:

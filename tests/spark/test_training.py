@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
@@ -17,11 +18,12 @@ from pyspark.sql import SparkSession
 from nightjar.core.errors import GateFailed, MissingInput, NotThereYet, SpecError, TrainingRefused
 from nightjar.core.pipeline import Gate
 from nightjar.core.releases import ReleaseLog
-from nightjar.engine.evaluation import Metrics
 from nightjar.engine.night import run_night
 from nightjar.engine.registry import Registry
 from nightjar.engine.trainers import mllib
-from nightjar.engine.training import gate_faults, train
+from nightjar.engine.training import prepare, train, try_candidates
+from nightjar.engine.training.evaluation import Metrics
+from nightjar.engine.training.promotion import gate_faults
 
 FIRST = date(2024, 3, 1)
 # The ten nights of `loaded` end on the day before; their labels are known on this day.
@@ -79,9 +81,10 @@ def test_the_best_candidate_becomes_champion(trained: Any) -> None:
     assert details["nights"] == ["2024-03-01", "2024-03-10"]
     assert details["test_from"] == "2024-03-08T00:00:00+00:00"
     found = details["candidates"]["logistic"]
-    assert 0.85 < found["roc_auc"] < 1
-    assert found["roc_auc_low"] < found["roc_auc"] < found["roc_auc_high"]
-    assert found["log_loss"] < details["base_rate"]["log_loss"]
+    metrics = found["metrics"]
+    assert 0.85 < metrics["roc_auc"] < 1
+    assert metrics["roc_auc_low"] < metrics["roc_auc"] < metrics["roc_auc_high"]
+    assert metrics["log_loss"] < details["base_rate"]["log_loss"]
     assert details["base_rate"]["roc_auc"] == 0.5
     assert sum(s["rows"] for s in found["slices"]["depot"].values()) == 180
     assert champion_of(trained) == "parcels/1"
@@ -91,7 +94,7 @@ def test_the_metrics_are_tracked(trained: Any) -> None:
     registry = Registry(trained.project, "parcels")
     run = registry.client.get_run(registry.require_champion().run_id)
     details = trained.work(AS_OF).book.get(AS_OF, "train").details
-    assert run.data.metrics["roc_auc"] == details["candidates"]["logistic"]["roc_auc"]
+    assert run.data.metrics["roc_auc"] == details["candidates"]["logistic"]["metrics"]["roc_auc"]
     assert run.data.params["first_night"] == "2024-03-01"
 
 
@@ -137,7 +140,7 @@ def test_a_worse_challenger_is_not_promoted(trained: Any, new_parcels: Callable[
     assert "what the champion parcels/1 shows on the same rows" in reason
     assert record.details["champion"] == champion_of(made) == "parcels/1"
     standing = record.details["champion_before"]["roc_auc"]
-    assert standing > record.details["candidates"]["constant"]["roc_auc"] == 0.5
+    assert standing > record.details["candidates"]["constant"]["metrics"]["roc_auc"] == 0.5
 
 
 def test_a_candidate_below_the_gate_is_not_promoted(
@@ -206,12 +209,87 @@ def test_a_wrong_candidate_is_a_fault_before_any_work(new_parcels: Callable[...,
     )
 
 
+# -- in steps, and again --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(loaded: Any, new_parcels: Callable[..., Any]) -> Any:
+    """A project with two candidates, none tried yet."""
+    made = new_parcels(copy_of=loaded)
+    made.write_spec(candidates={"constant": CONSTANT, "other": CONSTANT | {"params": {"seed": 1}}})
+    return made
+
+
+def steps_done(made: Any) -> set[str]:
+    """The steps of training that the last run did, and did not find done."""
+    lines = [line.split() for line in made.said if line.startswith("train")]
+    del made.said[:]
+    return {words[0] for words in lines if words[-2:] != ["already", "done"]}
+
+
+def test_candidates_are_tried_apart_and_then_decided_on(two: Any) -> None:
+    folder = two.project.warehouse / "training" / "parcels"
+    prepare(two.work(AS_OF), AS_OF)
+    (rows,) = folder.iterdir()
+    assert steps_done(two) == {"train.rows"}
+    for name in ("other", "constant"):
+        work = two.work(AS_OF)
+        alone = replace(work, plan=work.plan.with_candidates([name]))
+        try_candidates(alone, AS_OF)
+        assert steps_done(two) == {f"train.trial.{name}"}
+    assert rows.is_dir()
+    record = train(two.work(AS_OF), AS_OF)
+    assert steps_done(two) == {"train"}
+    assert list(record.details["candidates"]) == ["constant", "other"]
+    assert list(folder.iterdir()) == [], "the rows go once the decision is made"
+
+
+def test_a_training_that_broke_off_goes_on(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = mllib.fit
+
+    def fail(training: Any, candidate: Any) -> Any:
+        if candidate.params == {"seed": 1}:
+            raise RuntimeError("the machine is gone")
+        return fit(training, candidate)
+
+    monkeypatch.setattr(mllib, "fit", fail)
+    with pytest.raises(RuntimeError, match="gone"):
+        train(two.work(AS_OF), AS_OF)
+    assert steps_done(two) == {"train.rows", "train.trial.constant"}
+    monkeypatch.undo()
+    train(two.work(AS_OF), AS_OF)
+    assert steps_done(two) == {"train.trial.other", "train"}
+
+
+def test_rows_that_are_gone_are_made_again(two: Any) -> None:
+    record = prepare(two.work(AS_OF), AS_OF)
+    shutil.rmtree(two.project.warehouse / record.details["folder"])
+    try_candidates(two.work(AS_OF), AS_OF)
+    assert steps_done(two) == {"train.rows", "train.trial.constant", "train.trial.other"}
+
+
+def test_a_candidate_that_was_tried_again_is_decided_on_again(two: Any) -> None:
+    first = train(two.work(AS_OF), AS_OF).details["candidates"]
+    steps_done(two)
+    work = two.work(AS_OF, force=True)
+    try_candidates(replace(work, plan=work.plan.with_candidates(["other"])), AS_OF)
+    steps_done(two)
+    second = train(two.work(AS_OF), AS_OF).details["candidates"]
+    # The rows are looked for, and found gone, only where something is done with them.
+    assert steps_done(two) >= {"train"}
+    assert second["constant"]["run"] == first["constant"]["run"]
+    assert second["other"]["run"] != first["other"]["run"]
+
+
 # -- the gate of models ---------------------------------------------------------------------------
 
 GATE = Gate(
     metric="roc_auc", at_least=0.7, slices=("depot",), slices_at_least=0.6, smallest_slice=50
 )
-METRICS = Metrics(100, 40, 0.7, 0.6, 0.8, 0.5, 0.2, ())
+
+
+def measured(roc_auc: float = 0.7, rows: int = 100, is_whole: bool = True) -> Metrics:
+    return Metrics(rows, {"roc_auc": roc_auc}, is_whole=is_whole)
 
 
 @pytest.mark.parametrize(
@@ -225,14 +303,26 @@ METRICS = Metrics(100, 40, 0.7, 0.6, 0.8, 0.5, 0.2, ())
         ({}, {"roc_auc": math.nan}, 1),
         ({}, {"roc_auc": 0.1, "rows": 49}, 0),
         ({}, {"roc_auc": 0.1, "rows": 50}, 1),
-        ({}, {"roc_auc": math.nan, "positives": 0}, 0),
-        ({}, {"roc_auc": math.nan, "positives": 100}, 0),
+        ({}, {"roc_auc": math.nan, "is_whole": False}, 0),
         ({"roc_auc": 0.1}, {"roc_auc": 0.1}, 2),
     ],
 )
 def test_the_gate_of_models(whole: Any, part: Any, faults: int) -> None:
-    slices = {"depot": {"north": METRICS, "south": replace(METRICS, **part)}}
-    assert len(gate_faults(replace(METRICS, **whole), slices, GATE)) == faults
+    slices = {"depot": {"north": measured(), "south": measured(**part)}}
+    assert len(gate_faults(measured(**whole), slices, GATE)) == faults
+
+
+def test_a_metric_that_is_better_smaller_has_an_upper_bound() -> None:
+    gate = Gate(metric="rmse", at_most=2.0, slices=("depot",), slices_at_most=3.0, smallest_slice=1)
+
+    def faults(whole: float, part: float) -> list[str]:
+        slices = {"depot": {"north": Metrics(9, {"rmse": part})}}
+        return gate_faults(Metrics(9, {"rmse": whole}), slices, gate)
+
+    assert faults(2.0, 3.0) == []
+    assert faults(2.01, 3.0) == ["RMSE 2.0100 is above 2"]
+    assert faults(1.0, 3.5) == ["RMSE 3.5000 where depot is north (9 rows) is above 3"]
+    assert len(faults(math.nan, math.nan)) == 2
 
 
 # -- the night ------------------------------------------------------------------------------------

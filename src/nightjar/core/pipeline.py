@@ -249,15 +249,41 @@ class Features(Closed):
 
 
 class Label(Closed):
-    """What is predicted: true, false, or null where nobody will ever know.
+    """What is predicted, or null where nobody will ever know.
 
-    `weight` is an expression over the base row: how much the row counts in training.
+    `kind` says what `expr` gives: true or false, one of `classes` as text, or a number. `weight` is
+    an expression over the base row: how much the row counts in training.
+
+    In feature rows a label is a number: 0 or 1, the place of its class in `classes` (-1 for any
+    other), or itself.
     """
 
     name: Name
     expr: str
     known_after: Duration
+    kind: Literal["binary", "multiclass", "regression"] = "binary"
+    classes: tuple[str, ...] = Field(default=(), max_length=256)
     weight: str | None = None
+
+    @model_validator(mode="after")
+    def _classes(self) -> Self:
+        if (self.kind == "multiclass") != bool(self.classes):
+            raise ValueError("'classes' are those of kind: multiclass, which needs them")
+        if 0 < len(self.classes) < 3:
+            raise ValueError("multiclass has three classes or more; with two, say kind: binary")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("a class is listed twice")
+        return self
+
+    @property
+    def codes(self) -> int:
+        """How many classes there are; 0 for numbers."""
+        return {"binary": 2, "multiclass": len(self.classes), "regression": 0}[self.kind]
+
+    @property
+    def outputs(self) -> int:
+        """Of how many numbers a score is made: a probability for each of the classes, else one."""
+        return len(self.classes) or 1
 
 
 class Split(Closed):
@@ -399,15 +425,75 @@ Candidate = Annotated[
 ]
 
 
-class Gate(Closed):
-    """What a candidate must show on the test window to become champion."""
+METRICS = {
+    "binary": ("roc_auc", "log_loss", "brier"),
+    "multiclass": ("roc_auc", "log_loss", "accuracy"),
+    "regression": ("rmse", "mae", "r2"),
+}
+METRIC_NAMES = {
+    "roc_auc": "ROC AUC",
+    "log_loss": "log loss",
+    "brier": "Brier score",
+    "accuracy": "accuracy",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+}
+LARGER_IS_BETTER = ("roc_auc", "accuracy", "r2")
 
-    metric: Literal["roc_auc"]
-    at_least: float = Field(ge=0.5, le=1)
+
+class Gate(Closed):
+    """What a candidate must show on the test window to become champion.
+
+    A metric that is better when larger has bounds `at_least`, the others `at_most`. A challenger
+    must be better than the champion by `gain`.
+    """
+
+    metric: Literal["roc_auc", "log_loss", "brier", "accuracy", "rmse", "mae", "r2"]
+    at_least: float | None = None
+    at_most: float | None = None
     slices: tuple[Name, ...] = ()
-    slices_at_least: float = Field(default=0.5, ge=0, le=1)
+    slices_at_least: float | None = None
+    slices_at_most: float | None = None
     smallest_slice: int = Field(default=200, ge=1)
-    gain: float = Field(default=0.0, ge=0, le=0.5)
+    gain: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        used, other = ("at_least", "at_most") if self.larger else ("at_most", "at_least")
+        if getattr(self, used) is None:
+            raise ValueError(f"'{used}' is missing: {self.metric} needs a bound")
+        for name in (other, f"slices_{other}"):
+            if getattr(self, name) is not None:
+                better = "larger" if self.larger else "smaller"
+                raise ValueError(f"'{name}': {self.metric} is better {better}; say '{used}'")
+        if self.metric == "roc_auc" and not 0.5 <= self.bound <= 1:
+            raise ValueError(f"at_least: {self.bound:g} is no ROC AUC from 0.5 to 1")
+        return self
+
+    @property
+    def larger(self) -> bool:
+        """Whether the metric is better when it is larger."""
+        return self.metric in LARGER_IS_BETTER
+
+    @property
+    def bound(self) -> float:
+        """What the metric must be over all rows."""
+        bound = self.at_least if self.larger else self.at_most
+        assert bound is not None, "validated"
+        return bound
+
+    @property
+    def slice_bound(self) -> float | None:
+        """What the metric must be in each slice; by default ROC AUC no worse than chance."""
+        if self.larger:
+            chance = 0.5 if self.metric == "roc_auc" else None
+            return chance if self.slices_at_least is None else self.slices_at_least
+        return self.slices_at_most
+
+    def holds(self, value: float, bound: float) -> bool:
+        """Whether a value of the metric is as good as `bound`; NaN never is."""
+        return value >= bound if self.larger else value <= bound
 
 
 class Retention(Closed):

@@ -13,7 +13,7 @@ from nightjar.core.contract import Column, Contract, load_contract
 from nightjar.core.documents import Document, Location, load
 from nightjar.core.errors import Fault, SpecError, near
 from nightjar.core.expressions import Expression, ExpressionError, in_order, parse
-from nightjar.core.pipeline import CANDIDATES, CleanStep, Pipeline, Publish
+from nightjar.core.pipeline import CANDIDATES, METRICS, CleanStep, Pipeline, Publish
 from nightjar.core.project import Project
 
 TEXT_STEPS = ("trim", "upper", "lower", "replace")
@@ -47,7 +47,7 @@ class Plan:
     @property
     def published_columns(self) -> tuple[str, ...]:
         """Columns of a release that come from the feature rows, in the contract's order."""
-        made = made_columns(self.spec.publish)
+        made = made_columns(self.spec)
         return tuple(name for name in self.scores.names if name not in made)
 
 
@@ -56,9 +56,17 @@ def reason_columns(rank: int) -> tuple[str, str, str]:
     return f"reason_{rank}", f"reason_{rank}_value", f"reason_{rank}_effect"
 
 
-def made_columns(publish: Publish) -> dict[str, str]:
+def probability_column(publish: Publish) -> str:
+    """With several classes: the column that says how probable the published one is."""
+    return f"{publish.score}_probability"
+
+
+def made_columns(spec: Pipeline) -> dict[str, str]:
     """The columns of a release that scoring makes: by name, 'number' or 'string'."""
-    made = {publish.score: "number", MODEL_VERSION: "string"}
+    publish = spec.publish
+    made = {publish.score: "string" if spec.label.classes else "number", MODEL_VERSION: "string"}
+    if spec.label.classes:
+        made[probability_column(publish)] = "number"
     for rank in range(1, publish.reasons + 1):
         made |= dict(zip(reason_columns(rank), ("string", "string", "number"), strict=True))
     return made
@@ -324,6 +332,10 @@ class _Checker:
             for i, name in enumerate(getattr(features, group)):
                 self._readable(("features", group, i), [name], available, late)
         self._label(base, available)
+        metrics = METRICS[spec.label.kind]
+        if spec.gate.metric not in metrics:
+            problem = f"'{spec.gate.metric}' does not measure {spec.label.kind} labels"
+            self.fault(("gate", "metric"), problem, f"use one of: {', '.join(metrics)}")
         for name in self.spec.gate.slices:
             if name not in features.categorical:
                 self.fault(
@@ -454,7 +466,7 @@ class _Checker:
     ) -> None:
         publish = self.spec.publish
         at: Location = ("publish", "contract")
-        made = made_columns(publish)
+        made = made_columns(self.spec)
         columns = {c.name: c for c in scores.columns}
         for name, kind in made.items():
             if name not in columns:

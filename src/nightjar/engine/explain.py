@@ -60,9 +60,9 @@ def with_reasons(
     """`rows` with SCORE and the `top` features that move it most, largest effect first.
 
     For rank k: `reason_k`, the feature; `reason_k_value`, its value as text, null where missing;
-    `reason_k_effect`, in units of the score. All null from the first feature whose effect is within
-    the trainer's tolerance. Every row is scored once as it is and once for each of the features;
-    `key` tells rows apart.
+    `reason_k_effect`, in units of the score (with several classes, of the probability of the row's
+    likeliest one). All null from the first feature whose effect is within the trainer's tolerance.
+    Every row is scored once as it is and once for each of the features; `key` tells rows apart.
     """
     features = list(typical)
     kinds = dict(rows.dtypes)
@@ -88,15 +88,24 @@ def with_reasons(
     names = F.array(*[F.lit(n) for n in features])
     values = F.array(*[F.col(f"_row.{n}").cast("string") for n in features])
 
+    is_list = dict(scored.dtypes)[SCORE].startswith("array")
+    likeliest = F.array_position(SCORE, F.array_max(SCORE)) - 1
+
+    def told(score: Column) -> Column:
+        """What a score says: of several classes, how probable the likeliest one is."""
+        return F.get(score, likeliest.cast("int")) if is_list else score
+
     def effect(other: Column) -> Column:
-        moved = F.col(SCORE) - other["score"]
+        moved = told(F.col(SCORE)) - told(other["score"])
         return F.struct(
             (-F.abs(moved)).alias("order"), other["feature"].alias("feature"), moved.alias("effect")
         )
 
     effects = F.filter(
         F.array_sort(F.transform(F.col("_others"), effect)),
-        lambda e: e["order"] < -engine.TOLERANCE,
+        lambda e: (
+            e["order"] < -engine.TOLERANCE * F.greatest(F.lit(1.0), F.abs(told(F.col(SCORE))))
+        ),
     )
     ranked = scored.select("_row.*", SCORE, effects.alias("_effects"), names.alias("_names"),
                            values.alias("_values"))  # fmt: skip

@@ -18,7 +18,7 @@ from pyspark.sql.types import (
 )
 
 from nightjar.core.errors import SpecError
-from nightjar.core.pipeline import Join
+from nightjar.core.pipeline import Join, Label
 from nightjar.core.plan import Plan
 from nightjar.engine.quality.types import typed_schema
 
@@ -46,8 +46,7 @@ def build(plan: Plan, silver: Mapping[str, DataFrame]) -> DataFrame:
     """
     spec = plan.spec
     base = plan.contract_of(spec.features.base)
-    label = F.expr(spec.label.expr).cast("double")
-    rows = silver[spec.features.base].withColumn("_label", label)
+    rows = silver[spec.features.base].withColumn("_label", _label(spec.label))
     if spec.label.weight is not None:
         rows = rows.withColumn(WEIGHT, F.expr(spec.label.weight).cast("double"))
     rows = rows.drop(*base.after_event)
@@ -71,6 +70,17 @@ def build(plan: Plan, silver: Mapping[str, DataFrame]) -> DataFrame:
         *([WEIGHT] if spec.label.weight is not None else []),
         F.col("_label").alias(spec.label.name),
     )
+
+
+def _label(label: Label) -> Column:
+    """The label as a number, as `Label` says."""
+    value = F.expr(label.expr)
+    if not label.classes:
+        return value.cast("double")
+    text = value.cast("string")
+    known = F.array(*[F.lit(name) for name in label.classes])
+    # Null where the label is: array_position gives 0 for what is not there.
+    return (F.array_position(known, text) - 1).cast("double")
 
 
 def kept_columns(plan: Plan) -> list[str]:

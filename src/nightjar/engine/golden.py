@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 
 from nightjar.core.errors import GoldenMismatch
@@ -25,11 +26,15 @@ def replay(spark: SparkSession, engine: Trainer, loaded: Any, model: RegisteredM
     """Score the golden rows again; returns how many there are.
 
     Raises:
-        GoldenMismatch: a score differs by more than the trainer's TOLERANCE, or a row is missing.
+        GoldenMismatch: a score differs by more than the trainer's TOLERANCE (relative where it is
+            beyond one), or a row is missing.
     """
     golden = spark.read.parquet(str(model.folder / "golden"))
     rows = engine.score(loaded, golden).select("_expected", SCORE).collect()
-    worst = max((abs(r["_expected"] - r[SCORE]) for r in rows), default=0.0)
+    before = np.array([r["_expected"] for r in rows], dtype=float)
+    after = np.array([r[SCORE] for r in rows], dtype=float)
+    apart = np.abs(before - after) / np.maximum(1, np.abs(before))
+    worst = float(apart.max(initial=0.0))
     expected = int(model.facts["golden_rows"])
     if len(rows) != expected or not worst <= engine.TOLERANCE:
         raise GoldenMismatch(

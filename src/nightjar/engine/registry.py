@@ -60,18 +60,20 @@ class Registry:
         with _quietly():
             self.client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
+    def experiment(self) -> str:
+        """The id of the pipeline's experiment, which is made where there is none."""
+        with _quietly():
+            found = self.client.get_experiment_by_name(self.pipeline)
+            if found:
+                return str(found.experiment_id)
+            artifacts = (self.project.warehouse / "mlflow" / "artifacts" / self.pipeline).as_uri()
+            return str(self.client.create_experiment(self.pipeline, artifact_location=artifacts))
+
     @contextlib.contextmanager
     def run(self, name: str, tags: dict[str, str]) -> Iterator[str]:
         """A tracked run, by its id; marked failed where its block raises."""
         with _quietly():
-            experiment = self.client.get_experiment_by_name(self.pipeline)
-            artifacts = (self.project.warehouse / "mlflow" / "artifacts" / self.pipeline).as_uri()
-            identity = (
-                experiment.experiment_id
-                if experiment
-                else self.client.create_experiment(self.pipeline, artifact_location=artifacts)
-            )
-            run_id = self.client.create_run(identity, run_name=name, tags=tags).info.run_id
+            run_id = self.client.create_run(self.experiment(), run_name=name, tags=tags).info.run_id
         try:
             yield run_id
         except BaseException:

@@ -9,7 +9,7 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nightjar.core.plan import MODEL_VERSION, Plan
+from nightjar.core.plan import MODEL_VERSION, Plan, probability_column
 from nightjar.core.records import Record
 from nightjar.engine import explain, features
 from nightjar.engine.lake import count_rows, read_folder
@@ -74,15 +74,17 @@ def run(work: Work) -> dict[date, Record]:
 
 def as_published(plan: Plan, scored: DataFrame, model: str) -> DataFrame:
     """The columns and types of the scores contract, sorted as the pipeline says."""
-    made = {
-        plan.spec.publish.score: F.col(SCORE),
-        MODEL_VERSION: F.lit(model),
-    }
+    publish, classes = plan.spec.publish, plan.spec.label.classes
+    made = {publish.score: F.col(SCORE), MODEL_VERSION: F.lit(model)}
+    if classes:
+        likeliest = F.array_position(SCORE, F.array_max(SCORE)).cast("int")
+        made[publish.score] = F.element_at(F.array(*[F.lit(name) for name in classes]), likeliest)
+        made[probability_column(publish)] = F.array_max(SCORE)
     columns = [
         made.get(f.name, F.col(f.name)).cast(f.dataType).alias(f.name)
         for f in typed_schema(plan.scores)
     ]
     rows = scored.select(*columns)
-    order = plan.spec.publish.sort or plan.scores.primary_key
+    order = publish.sort or plan.scores.primary_key
     # One sorted run of files: neighbours in the order are neighbours on disk.
     return rows.orderBy(*order) if order else rows

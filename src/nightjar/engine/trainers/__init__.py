@@ -6,18 +6,18 @@ candidate in `nightjar.core.pipeline`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.documents import Location
 from nightjar.core.errors import EnvironmentFault, Fault, TrainingRefused
-from nightjar.core.pipeline import Features
+from nightjar.core.pipeline import Features, Label
 from nightjar.core.plan import Plan
 
 SCORE = "_score"
@@ -33,19 +33,24 @@ Wrong = tuple[Location, str, str]
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Rows to learn from, which hold both classes and a value of every feature.
+    """Rows to learn from, which hold every class and a value of every feature.
 
-    `key` tells the rows apart. `folder` is storage that every executor sees; what a trainer leaves
-    there is still there when the same training is tried again. `say` shows a line of progress.
+    The column `label.name` is a double, as `Label` says. `key` tells the rows apart. `folder` is
+    storage that every executor sees; what a trainer leaves there is still there when the same
+    training is tried again. `classes` is the number of rows of each class, in their order. `mean`
+    and `deviation` are those of a number that is predicted (0 and 1 for classes), to six digits, so
+    that the order of summation does not show. `say` shows a line of progress.
     """
 
     rows: DataFrame
     features: Features
-    label: str
+    label: Label
     key: tuple[str, ...]
     folder: Path
     count: int
-    positives: int
+    classes: tuple[int, ...]
+    mean: float = 0.0
+    deviation: float = 1.0
     weight: str | None = None
     say: Callable[[str], None] = field(default=lambda line: None)
 
@@ -54,7 +59,7 @@ class TrainingSet:
         cls,
         rows: DataFrame,
         features: Features,
-        label: str,
+        label: Label,
         key: tuple[str, ...],
         folder: Path,
         weight: str | None = None,
@@ -63,35 +68,39 @@ class TrainingSet:
         """Look at the rows, once for all trainers.
 
         Raises:
-            TrainingRefused: a label is neither 0 nor 1, there is one class alone, a feature has no
-                value in any row, or a weight is missing, negative or infinite.
+            TrainingRefused: a label is none of its kind, a class has no row, all numbers to predict
+                are the same, a feature has no value in any row, or a weight is missing, negative or
+                infinite.
         """
         names = [*features.numeric, *features.categorical]
-        y = F.col(label)
-        bad_label = y.isNull() | ~y.isin(0.0, 1.0)
+        y = F.col(label.name)
+        codes = range(label.codes)
+        is_known = y.isin(*map(float, codes)) if codes else F.abs(y) < float("inf")
         w = F.col(weight) if weight else F.lit(1.0)
         bad_weight = w.isNull() | F.isnan(w) | (w < 0) | (w == float("inf"))
         row = rows.agg(
             F.count(F.lit(1)).alias("rows"),
-            F.coalesce(F.sum(F.when(y == 1, 1)), F.lit(0)).alias("positives"),
-            F.count_if(bad_label).alias("labels"),
+            F.count_if(y.isNull() | F.isnan(y) | ~is_known).alias("labels"),
+            *[F.count_if(y == code).alias(f"class_{code}") for code in codes],
+            F.mean(y).alias("mean"),
+            F.stddev_pop(y).alias("deviation"),
             F.count_if(bad_weight).alias("weights"),
             *[F.count(name).alias(f"has_{name}") for name in names],
             *[(F.min(name) == F.max(name)).alias(f"same_{name}") for name in names],
         ).collect()[0]
-        count, positives = int(row["rows"]), int(row["positives"])
+        count = int(row["rows"])
         if row["labels"]:
+            expected = {
+                "binary": "neither 0 nor 1: it must be true or false, or say another kind",
+                "multiclass": f"none of its classes: {', '.join(label.classes)}",
+                "regression": "no finite number",
+            }[label.kind]
             raise TrainingRefused(
-                f"{row['labels']} of {count} labels are neither 0 nor 1; label '{label}' must be "
-                "true or false: a model here gives one probability",
+                f"{row['labels']} of {count} labels '{label.name}' are {expected}",
                 labels=int(row["labels"]),
             )
-        if positives in (0, count):
-            raise TrainingRefused(
-                f"the {count} training rows hold {positives} positives: both classes are needed",
-                train=count,
-                train_positives=positives,
-            )
+        classes = tuple(int(row[f"class_{code}"]) for code in codes)
+        _require_variety(label, count, classes, row["deviation"])
         empty = [name for name in names if row[f"has_{name}"] == 0]
         if empty:
             raise TrainingRefused(
@@ -108,7 +117,18 @@ class TrainingSet:
         same = [name for name in names if row[f"same_{name}"]]
         if same:
             say(f"  warning: the same in every training row: {', '.join(same)}")
-        return cls(rows, features, label, key, folder, count, positives, weight, say)
+        mean, deviation = (0.0, 1.0) if codes else (_short(row["mean"]), _short(row["deviation"]))
+        return cls(rows, features, label, key, folder, count, classes, mean, deviation, weight, say)
+
+    @property
+    def prior(self) -> Column:
+        """The score of one who knows no feature: the shares of the classes, or the mean."""
+        shares = [F.lit(rows / self.count) for rows in self.classes]
+        return {
+            "binary": lambda: shares[1],
+            "multiclass": lambda: F.array(*shares),
+            "regression": lambda: F.lit(self.mean),
+        }[self.label.kind]()
 
     def in_fixed_order(self, partitions: int) -> DataFrame:
         """The rows in partitions and an order that the rows alone decide.
@@ -118,16 +138,42 @@ class TrainingSet:
         return self.rows.repartition(partitions, *self.key).sortWithinPartitions(*self.key)
 
 
+def _require_variety(label: Label, count: int, classes: Sequence[int], deviation: Any) -> None:
+    if label.kind == "binary" and 0 in classes:
+        raise TrainingRefused(
+            f"the {count} training rows hold {classes[1]} positives: both classes are needed",
+            train=count,
+            train_positives=classes[1],
+        )
+    missing = [name for name, rows in zip(label.classes, classes, strict=False) if rows == 0]
+    if missing:
+        raise TrainingRefused(
+            f"none of the {count} training rows is of class: {', '.join(missing)}. Load more "
+            f"nights, or remove it from the classes of label '{label.name}'.",
+            train=count,
+            classes=missing,
+        )
+    if label.kind == "regression" and not deviation:
+        raise TrainingRefused(
+            f"all {count} labels '{label.name}' are the same number: nothing can be learnt",
+            train=count,
+        )
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
 class Trainer(Protocol):
     """What a trainer can do. Models are opaque to everything else."""
 
     TOLERANCE: float
-    """By how much a score may differ when the model is loaded elsewhere."""
+    """By how much a score may differ when the model is loaded elsewhere; relative beyond one."""
 
-    def faults(self, candidate: Any, weighted: bool) -> list[Wrong]:
-        """What is wrong with a candidate: where in it, what, and a suggestion. Starts no Spark.
+    def faults(self, candidate: Any, label: Label) -> list[Wrong]:
+        """What is wrong with a candidate for this label: where in it, what, and a suggestion.
 
-        `weighted` says whether training rows have a weight.
+        Starts no Spark.
         """
 
     def require(self, spark: SparkSession, candidate: Any) -> None:
@@ -137,7 +183,11 @@ class Trainer(Protocol):
         """A model learnt from the rows, transforms of features included."""
 
     def score(self, model: Any, rows: DataFrame) -> DataFrame:
-        """`rows` with a column SCORE: the probability of the label, in [0, 1]."""
+        """`rows` with a column SCORE.
+
+        It is the probability of the label in [0, 1], for more classes an array<double> of the
+        probability of each in their order, and for a regression the number, in the label's unit.
+        """
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the model to `folder`, which does not exist yet."""
@@ -161,9 +211,10 @@ def trainer(name: str) -> Trainer:
 def candidate_faults(plan: Plan) -> list[Fault]:
     """Everything wrong with the estimators and parameters of a plan's candidates."""
     faults = []
-    weighted = plan.spec.label.weight is not None
     for name, candidate in plan.spec.candidates.items():
-        for at, problem, suggestion in trainer(candidate.trainer).faults(candidate, weighted):
+        for at, problem, suggestion in trainer(candidate.trainer).faults(
+            candidate, plan.spec.label
+        ):
             where: Location = ("candidates", name, *at)
             faults.append(plan.document.fault(where, f"candidate '{name}': {problem}", suggestion))
     return faults

@@ -1,4 +1,4 @@
-"""Any probabilistic classifier of pyspark.ml, by its class name; one PipelineModel as artefact."""
+"""Any probabilistic classifier or regressor of pyspark.ml; one PipelineModel as artefact."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.ml import Estimator, Pipeline, PipelineModel, Transformer
-from pyspark.ml.classification import (
-    ProbabilisticClassifier,
-    _JavaProbabilisticClassifier,
-)
+from pyspark.ml.classification import ProbabilisticClassificationModel, ProbabilisticClassifier
 from pyspark.ml.feature import (
     Imputer,
     OneHotEncoder,
@@ -23,16 +20,18 @@ from pyspark.ml.feature import (
 )
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.param import Param
+from pyspark.ml.regression import Regressor
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.documents import Location
 from nightjar.core.errors import UntrustedModel, near
-from nightjar.core.pipeline import Features, MllibCandidate
+from nightjar.core.pipeline import Features, Label, MllibCandidate
 from nightjar.engine.trainers import SCORE, TrainingSet, Wrong
 
 TOLERANCE = 1e-9
 
+_TWO_CLASSES = ("GBTClassifier", "FMClassifier")
 _LOADABLE = re.compile(
     r"(org\.apache\.spark|pyspark)\.ml\.((pipeline\.)?PipelineModel|(classification|regression)\.\w+"
     r"|feature\.(ImputerModel|StringIndexerModel|OneHotEncoderModel|VectorAssembler"
@@ -40,21 +39,19 @@ _LOADABLE = re.compile(
 )
 
 
-def faults(candidate: MllibCandidate, weighted: bool) -> list[Wrong]:
-    cls = _estimator_class(candidate.estimator)
+def faults(candidate: MllibCandidate, label: Label) -> list[Wrong]:
+    module = _module(label)
+    cls = _estimator_class(module, candidate.estimator)
     if cls is None:
-        known = _known_estimators()
         found = candidate.estimator
-        return [
-            (
-                ("estimator",),
-                f"pyspark.ml has no classifier {found!r} that gives probabilities",
-                near(found, known),
-            )
-        ]
+        what = "classifier {!r} that gives probabilities" if label.codes else "regressor {!r}"
+        problem = f"pyspark.ml has no {what.format(found)}"
+        return [(("estimator",), problem, near(found, _known_estimators(module)))]
     wrong: list[Wrong] = []
     params = _params(cls)
-    if weighted and "weightCol" not in params:
+    if label.kind == "multiclass" and cls.__name__ in _TWO_CLASSES:
+        wrong.append((("estimator",), f"{cls.__name__} learns two classes alone", ""))
+    if label.weight is not None and "weightCol" not in params:
         problem = f"{cls.__name__} takes no weights, and the label has one"
         wrong.append((("estimator",), problem, ""))
     for name, value in candidate.params.items():
@@ -79,9 +76,9 @@ def require(spark: SparkSession, candidate: MllibCandidate) -> None:
 
 def fit(training: TrainingSet, candidate: MllibCandidate) -> PipelineModel:
     features = training.features
-    cls = _estimator_class(candidate.estimator)
+    cls = _estimator_class(_module(training.label), candidate.estimator)
     assert cls is not None, "faults() is asked first"
-    columns = {"featuresCol": "_features", "labelCol": training.label}
+    columns = {"featuresCol": "_features", "labelCol": training.label.name}
     if training.weight:
         columns["weightCol"] = training.weight
     estimator = cls(**columns, **candidate.params)
@@ -106,9 +103,12 @@ def fit(training: TrainingSet, candidate: MllibCandidate) -> PipelineModel:
 
 
 def score(model: PipelineModel, rows: DataFrame) -> DataFrame:
-    names = rows.columns
-    scored = model.transform(rows)
-    return scored.select(*names, vector_to_array(F.col("probability"))[1].alias(SCORE))
+    learnt: Any = model.stages[-1]
+    found = F.col(learnt.getPredictionCol())
+    if isinstance(learnt, ProbabilisticClassificationModel):
+        found = vector_to_array(F.col(learnt.getProbabilityCol()))
+        found = found[1] if learnt.numClasses == 2 else found
+    return model.transform(rows).select(*rows.columns, found.alias(SCORE))
 
 
 def save(model: PipelineModel, folder: Path) -> None:
@@ -165,21 +165,25 @@ def _encoders(
     return [indexer, OneHotEncoder(inputCols=indexed, outputCols=encoded)], encoded
 
 
-def _estimator_class(name: str) -> Any:
-    module, _, cls_name = name.rpartition(".")
-    if module != "pyspark.ml.classification" or cls_name.startswith("_"):
+def _module(label: Label) -> str:
+    return "pyspark.ml.classification" if label.codes else "pyspark.ml.regression"
+
+
+def _estimator_class(module: str, name: str) -> Any:
+    """The public estimator of this full name in `module`, or None."""
+    found, _, cls_name = name.rpartition(".")
+    if found != module or cls_name.startswith("_"):
         return None
     cls = getattr(import_module(module), cls_name, None)
-    if not inspect.isclass(cls) or inspect.isabstract(cls):
+    if not inspect.isclass(cls) or inspect.isabstract(cls) or "censorCol" in _params(cls):
         return None
-    is_classifier = issubclass(cls, ProbabilisticClassifier) and issubclass(cls, Estimator)
-    return cls if is_classifier and cls is not _JavaProbabilisticClassifier else None
+    kinds = (ProbabilisticClassifier, Regressor)
+    return cls if issubclass(cls, kinds) and cls.__module__ == module else None
 
 
-def _known_estimators() -> list[str]:
-    module = import_module("pyspark.ml.classification")
-    names = (f"pyspark.ml.classification.{name}" for name in dir(module))
-    return [name for name in names if _estimator_class(name) is not None]
+def _known_estimators(module: str) -> list[str]:
+    names = (f"{module}.{name}" for name in dir(import_module(module)))
+    return [name for name in names if _estimator_class(module, name) is not None]
 
 
 def _params(cls: type) -> dict[str, Param[Any]]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,31 +18,33 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import Broadcast, TaskContext
-from pyspark.sql import DataFrame
-from pyspark.sql.types import DoubleType, StructField, StructType
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.functions import arrow_udf
+from pyspark.sql.types import ArrayType, DoubleType
 
-from nightjar.core.errors import GoldenMismatch
+from nightjar.core.errors import GoldenMismatch, UntrustedModel
 from nightjar.engine.encoding import Encoding, Layout
-from nightjar.engine.trainers import SCORE
+from nightjar.engine.trainers import SCORE, TRAINERS
 
 BATCH_ROWS = 16_384
 
 Predict = Callable[[NDArray[np.float32]], NDArray[Any]]
-"""From a matrix of shape (rows, features) to probabilities of shape (rows,)."""
+"""From a matrix of shape (rows, features) to scores of shape (rows,), or (rows, outputs)."""
 
 
 @dataclass(frozen=True)
 class Portable:
-    """A model as bytes. `decoder` is the module whose `decode(payload, threads)` gives a Predict.
+    """A model as bytes, of the trainer whose `decode(payload, threads)` gives a Predict.
 
-    `notes` are plain facts of its training.
+    `outputs` is of how many numbers a score is made; `facts` are plain facts of its training.
     """
 
-    decoder: str
+    trainer: str
     encoding: Encoding
     layout: Layout
+    outputs: int
     payload: bytes = field(repr=False)
-    notes: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -51,49 +52,75 @@ class Portable:
 
 
 def score(model: Portable, rows: DataFrame) -> DataFrame:
-    """`rows` with the column SCORE."""
+    """`rows` with the column SCORE.
+
+    The features alone go to the Python workers, and the scores alone come back: all other columns
+    stay in the JVM, which a mapInArrow would move both ways.
+    """
     shipped = rows.sparkSession.sparkContext.broadcast(model)
-    schema = StructType([*rows.schema.fields, StructField(SCORE, DoubleType())])
-    return rows.mapInArrow(partial(_score, shipped, model.digest), schema)
+    kind = DoubleType() if model.outputs == 1 else ArrayType(DoubleType())
+    digest = model.digest
+
+    def scores(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
+        return _scores(shipped, digest, batches)
+
+    run: Any = arrow_udf(scores, kind)  # type: ignore[call-overload]
+    return rows.withColumn(SCORE, run(*model.encoding.columns))
 
 
-def save(model: Portable, folder: Path, name: str) -> None:
-    """Write the payload as `name`, and what reads it as `encoding.json`."""
+def save(model: Portable, folder: Path) -> None:
+    """Write the payload in the trainer's own format, and what reads it as `encoding.json`."""
     folder.mkdir(parents=True)
-    (folder / name).write_bytes(model.payload)
+    (folder / _engine(model.trainer).FILE).write_bytes(model.payload)
     facts = {
-        "file": name,
+        "trainer": model.trainer,
         "sha256": model.digest,
         "layout": asdict(model.layout),
         "encoding": json.loads(model.encoding.to_json()),
-        "notes": model.notes,
+        "outputs": model.outputs,
+        "facts": model.facts,
     }
     (folder / "encoding.json").write_text(json.dumps(facts, indent=1))
 
 
-def load(folder: Path, name: str, decoder: str) -> Portable:
+def load(spark: SparkSession, folder: Path) -> Portable:
     """The model that `save` wrote; nothing of it is decoded before its digest is checked.
 
     Raises:
-        GoldenMismatch: the file `name` is not the one that was saved.
+        GoldenMismatch: the model's file is not the one that was saved.
+        UntrustedModel: it names a trainer that there is not.
     """
-    facts = json.loads((folder / "encoding.json").read_text())
-    payload = (folder / name).read_bytes()
+    del spark  # decoded in the Python workers
+    told = json.loads((folder / "encoding.json").read_text())
+    path = folder / _engine(told["trainer"]).FILE
+    payload = path.read_bytes()
     found = hashlib.sha256(payload).hexdigest()
-    if found != facts["sha256"]:
+    if found != told["sha256"]:
         raise GoldenMismatch(
-            f"{folder / name} is not the model that was saved (sha256 {found[:12]}, saved "
-            f"{facts['sha256'][:12]}). Restore it, or train and promote again.",
-            file=str(folder / name),
+            f"{path} is not the model that was saved (sha256 {found[:12]}, saved "
+            f"{told['sha256'][:12]}). Restore it, or train and promote again.",
+            file=str(path),
         )
-    encoding = Encoding.from_json(json.dumps(facts["encoding"]))
-    return Portable(decoder, encoding, Layout(**facts["layout"]), payload, facts["notes"])
+    encoding = Encoding.from_json(json.dumps(told["encoding"]))
+    layout = Layout(**told["layout"])
+    return Portable(told["trainer"], encoding, layout, told["outputs"], payload, told["facts"])
+
+
+def notes(model: Portable) -> dict[str, Any]:
+    """The facts of the model's training."""
+    return model.facts
 
 
 def predictor(model: Portable, threads: int) -> Predict:
     """The model, ready to predict in this process."""
-    found: Predict = import_module(model.decoder).decode(model.payload, threads)
+    found: Predict = _engine(model.trainer).decode(model.payload, threads)
     return found
+
+
+def _engine(name: str) -> Any:
+    if name not in TRAINERS:  # only these are imported, whatever a file names
+        raise UntrustedModel(f"a model names the trainer {name!r}, which there is not", found=name)
+    return import_module(TRAINERS[name])
 
 
 # The one model that this Python worker holds, by digest.
@@ -109,14 +136,22 @@ def _held(shipped: Broadcast[Portable], digest: str) -> tuple[Portable, Predict]
     return _HELD[digest]
 
 
-def _score(
-    shipped: Broadcast[Portable], digest: str, batches: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    for whole in batches:
+def _scores(
+    shipped: Broadcast[Portable], digest: str, batches: Iterator[tuple[pa.Array, ...]]
+) -> Iterator[pa.Array]:
+    for columns in batches:
         model, predict = _held(shipped, digest)
-        for start in range(0, whole.num_rows, BATCH_ROWS):
-            batch = whole.slice(start, BATCH_ROWS)
-            scores = predict(model.encoding.matrix(batch, model.layout))
-            column = pa.array(np.asarray(scores, dtype=np.float64))
-            names = [*batch.schema.names, SCORE]
-            yield pa.RecordBatch.from_arrays([*batch.columns, column], names)
+        whole = pa.RecordBatch.from_arrays(list(columns), list(model.encoding.columns))
+        parts = [
+            predict(model.encoding.matrix(whole.slice(start, BATCH_ROWS), model.layout))
+            for start in range(0, whole.num_rows, BATCH_ROWS)
+        ]
+        yield _column(np.concatenate(parts).astype(np.float64, copy=False))
+
+
+def _column(scores: NDArray[np.float64]) -> pa.Array:
+    if scores.ndim == 1:
+        return pa.array(scores)
+    rows, outputs = scores.shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * outputs)
+    return pa.ListArray.from_arrays(offsets, pa.array(scores.ravel()))

@@ -1,4 +1,4 @@
-"""Any classifier of scikit-learn that gives probabilities, learnt on the driver from a sample.
+"""Any classifier of scikit-learn that gives probabilities, or regressor, learnt on the driver.
 
 Models are saved by skops, whose files hold no code to run: only types of scikit-learn are loaded.
 """
@@ -10,17 +10,16 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.errors import GoldenMismatch, TrainingRefused, near
-from nightjar.core.pipeline import SklearnCandidate
+from nightjar.core.pipeline import Label, SklearnCandidate
 from nightjar.engine import encoding
 from nightjar.engine.encoding import Encoding, Layout
 from nightjar.engine.trainers import TrainingSet, Wrong, portable
@@ -33,25 +32,38 @@ _OURS = {"categorical_features": "categorical features are known to be such", "n
 _BUCKETS = 1 << 20
 
 
-def faults(candidate: SklearnCandidate, weighted: bool) -> list[Wrong]:
-    wrong = _faults(candidate.estimator, candidate.params, ("estimator",), ("params",), top=True)
-    if not wrong and weighted:
+def faults(candidate: SklearnCandidate, label: Label) -> list[Wrong]:
+    kind = _kind(label)
+    wrong = _faults(kind, candidate.estimator, candidate.params, ("estimator",), ("params",))
+    if wrong:
+        return wrong
+    made = _build(candidate.estimator, candidate.params)
+    if kind == "classifier" and not hasattr(made, "predict_proba"):
+        problem = f"{type(made).__name__} gives no probabilities with these parameters"
+        wrong.append((("estimator",), problem, ""))
+    if label.kind == "multiclass" and not made.__sklearn_tags__().classifier_tags.multi_class:
+        problem = f"{type(made).__name__} learns two classes alone"
+        wrong.append((("estimator",), problem, ""))
+    if label.weight is not None:
         from sklearn.utils.validation import has_fit_parameter
 
-        made = _build(candidate.estimator, candidate.params)
         if not has_fit_parameter(made, "sample_weight"):
             problem = f"{type(made).__name__} takes no weights, and the label has one"
             wrong.append((("estimator",), problem, ""))
     return wrong
 
 
+def _kind(label: Label) -> str:
+    return "regressor" if label.kind == "regression" else "classifier"
+
+
 def _faults(
-    name: str, params: Mapping[str, Any], at: tuple[str, ...], inside: tuple[str, ...], top: bool
+    kind: str, name: str, params: Mapping[str, Any], at: tuple[str, ...], inside: tuple[str, ...]
 ) -> list[Wrong]:
-    """What is wrong with one estimator and those in its parameters."""
+    """What is wrong with one estimator, a classifier or regressor, and those in its parameters."""
     cls = _class(name)
-    if cls is None:
-        return [(at, f"scikit-learn has no classifier {name!r}", near(name, _known()))]
+    if cls is None or not issubclass(cls, _mixin(kind)):
+        return [(at, f"scikit-learn has no {kind} {name!r}", near(name, _known(kind)))]
     known = cls._get_param_names()
     wrong: list[Wrong] = []
     for param, value in params.items():
@@ -69,7 +81,7 @@ def _faults(
             else:
                 inner = value.get("params") or {}
                 below = (*here, "params")
-                wrong += _faults(value[CLASS], inner, (*here, CLASS), below, top=False)
+                wrong += _faults(kind, value[CLASS], inner, (*here, CLASS), below)
     if wrong:
         return wrong
     made = _build(name, params)
@@ -79,8 +91,6 @@ def _faults(
         first = str(error).split(". Got")[0]
         param = next((p for p in params if f"'{p}'" in first), "")
         return [((*inside, param) if param else at, str(error), "")]
-    if top and not hasattr(made, "predict_proba"):
-        return [(at, f"{cls.__name__} gives no probabilities with these parameters", "")]
     return []
 
 
@@ -101,15 +111,21 @@ def _build(name: str, params: Mapping[str, Any]) -> Any:
 
 
 def _class(name: str) -> Any:
-    """The public classifier class of this full name, or None."""
+    """The public classifier or regressor class of this full name, or None."""
     module, _, cls_name = name.rpartition(".")
     public = module.startswith("sklearn.") and not any(p.startswith("_") for p in name.split("."))
-    return _classifiers(module).get(cls_name) if public else None
+    return _estimators(module).get(cls_name) if public else None
+
+
+def _mixin(kind: str) -> Any:
+    from sklearn.base import ClassifierMixin, RegressorMixin
+
+    return {"classifier": ClassifierMixin, "regressor": RegressorMixin}[kind]
 
 
 @cache
-def _classifiers(module: str) -> dict[str, Any]:
-    from sklearn.base import BaseEstimator, ClassifierMixin
+def _estimators(module: str) -> dict[str, Any]:
+    from sklearn.base import BaseEstimator
 
     try:
         found = import_module(module)
@@ -119,19 +135,23 @@ def _classifiers(module: str) -> dict[str, Any]:
         name: cls
         for name, cls in vars(found).items()
         if inspect.isclass(cls)
-        and issubclass(cls, ClassifierMixin)
         and issubclass(cls, BaseEstimator)
+        and issubclass(cls, (_mixin("classifier"), _mixin("regressor")))
         and not inspect.isabstract(cls)
         and cls.__module__.startswith(module)
         and not name.startswith("_")
     }
 
 
-def _known() -> list[str]:
+def _known(kind: str) -> list[str]:
     import sklearn
 
-    names = (f"sklearn.{name}" for name in sklearn.__all__)
-    return [f"{module}.{name}" for module in names for name in _classifiers(module)]
+    return [
+        f"{module}.{name}"
+        for module in (f"sklearn.{name}" for name in sklearn.__all__)
+        for name, cls in _estimators(module).items()
+        if issubclass(cls, _mixin(kind))
+    ]
 
 
 def require(spark: SparkSession, candidate: SklearnCandidate) -> None:
@@ -149,14 +169,18 @@ def fit(training: TrainingSet, candidate: SklearnCandidate) -> Portable:
     _name_categories(estimator, learnt, layout)
     table, count = _sample(training, candidate.sample)
     matrix = np.concatenate([learnt.matrix(batch, layout) for batch in table.to_batches()])
-    labels = table.column(training.label).to_numpy().astype(np.int64)
+    labels = table.column(training.label.name).to_numpy()
+    if training.label.codes:
+        labels = labels.astype(np.int64)
     more = {}
     if training.weight:
         more["sample_weight"] = table.column(training.weight).to_numpy()
     if count < training.count:
         training.say(
             f"    {candidate.estimator.rpartition('.')[2]} learns from {count:,} of "
-            f"{training.count:,} rows, stratified by '{training.label}'"
+            f"{training.count:,} rows"
+            + ", as many of each class as its share"
+            * bool(training.classes)
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -166,8 +190,9 @@ def fit(training: TrainingSet, candidate: SklearnCandidate) -> Portable:
         training.say(f"    scikit-learn: {line}")
     import skops.io
 
-    notes = {"rows": count, "of": training.count, "warnings": said}
-    return Portable(__name__, learnt, layout, skops.io.dumps(estimator), notes)
+    facts = {"rows": count, "of": training.count, "warnings": said}
+    payload = skops.io.dumps(estimator)
+    return Portable("sklearn", learnt, layout, training.label.outputs, payload, facts)
 
 
 def _name_categories(estimator: Any, learnt: Encoding, layout: Layout) -> None:
@@ -191,25 +216,27 @@ def _name_categories(estimator: Any, learnt: Encoding, layout: Layout) -> None:
 
 
 def _sample(training: TrainingSet, most: int) -> tuple[pa.Table, int]:
-    """At most `most` rows, as many of each class as its share, and the same ones every time.
+    """At most `most` rows, of each class as many as its share, and the same ones every time.
 
     Rows are taken in the order of a hash of their key; they come to the driver in no other way.
     """
-    names = [*training.features.numeric, *training.features.categorical, training.label]
+    label = training.label.name
+    names = [*training.features.numeric, *training.features.categorical, label]
     names += [training.weight] if training.weight else []
     place = F.pmod(F.xxhash64(*training.key), F.lit(_BUCKETS)).alias("_place")
     rows = training.rows.select(*dict.fromkeys([*names, *training.key]), place)
+    classes = training.classes or (training.count,)
     if training.count > most:
         # A little more than is asked for, so that the exact number can be cut off below.
         share = most / training.count
-        spare = 4 * (share / min(training.positives, training.count - training.positives)) ** 0.5
+        spare = 4 * (share / min(classes)) ** 0.5
         rows = rows.where(F.col("_place") < int(_BUCKETS * min(1.0, share + spare)) + 1)
     table = rows.toArrow().sort_by([(n, "ascending") for n in ("_place", *training.key)])
     if training.count > most:
-        labels = table.column(training.label).to_numpy()
-        positives = max(1, round(most * training.positives / training.count))
-        wanted = {1.0: positives, 0.0: most - positives}
-        chosen = [np.flatnonzero(labels == label)[:n] for label, n in wanted.items()]
+        found = table.column(label).to_numpy() if training.classes else np.zeros(table.num_rows)
+        wanted = [max(1, round(most * rows_of / training.count)) for rows_of in classes]
+        wanted[int(np.argmax(classes))] += most - sum(wanted)
+        chosen = [np.flatnonzero(found == code)[:n] for code, n in enumerate(wanted)]
         table = table.take(pa.array(np.sort(np.concatenate(chosen))))
     return table.select(names), table.num_rows
 
@@ -228,11 +255,13 @@ def decode(payload: bytes, threads: int) -> Predict:
         )
     estimator = skops.io.loads(payload, trusted=named)
     threadpool_limits(limits=threads)
-    column = list(estimator.classes_).index(1)
+    if not hasattr(estimator, "classes_"):
+        return estimator.predict  # type: ignore[no-any-return]
+    has_two = len(estimator.classes_) == 2
 
     def predict(matrix: NDArray[np.float32]) -> NDArray[Any]:
-        found: NDArray[Any] = estimator.predict_proba(matrix)[:, column]
-        return found
+        found: NDArray[Any] = estimator.predict_proba(matrix)
+        return found[:, 1] if has_two else found
 
     return predict
 
@@ -242,18 +271,5 @@ def _harmless(name: str) -> bool:
     return name.startswith("sklearn.") or name == "functools.partial"
 
 
-def score(model: Portable, rows: DataFrame) -> DataFrame:
-    return portable.score(model, rows)
-
-
-def save(model: Portable, folder: Path) -> None:
-    portable.save(model, folder, FILE)
-
-
-def load(spark: SparkSession, folder: Path) -> Portable:
-    del spark  # decoded in the Python workers
-    return portable.load(folder, FILE, __name__)
-
-
-def notes(model: Portable) -> dict[str, Any]:
-    return model.notes
+# A portable model is scored and kept in one way, whatever it was learnt by.
+score, save, load, notes = portable.score, portable.save, portable.load, portable.notes

@@ -6,15 +6,14 @@ Missing numbers stay missing and categories are codes: XGBoost splits both by it
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from nightjar.core.errors import near
-from nightjar.core.pipeline import XGBoostCandidate
+from nightjar.core.pipeline import Label, XGBoostCandidate
 from nightjar.engine import encoding
 from nightjar.engine.encoding import Layout
 from nightjar.engine.trainers import TrainingSet, Wrong, portable, require_slots
@@ -25,7 +24,7 @@ FILE = "model.ubj"
 LAYOUT = Layout()
 # What is the trainer's to say, and why.
 _OURS = {
-    "objective": "the label has two classes: it is binary:logistic",
+    "objective": "the label's kind says it",
     "n_jobs": "a task has spark.task.cpus threads",
     "nthread": "a task has spark.task.cpus threads",
     "num_workers": "say 'workers' beside 'params'",
@@ -37,16 +36,24 @@ _OURS = {
     "eval_metric": "no rows are held out",
     "callbacks": "a pipeline file holds plain values",
     "validate_parameters": "parameters are always checked",
-    "num_class": "the label has two classes",
+    "num_class": "the label's kind says it",
 }
 _ALIASES = ("eta", "lambda", "alpha", "min_split_loss", "seed")
 
 
-def faults(candidate: XGBoostCandidate, weighted: bool) -> list[Wrong]:
-    del weighted  # it takes weights
+# By kind of label: the estimator of xgboost.spark, the objective, and labels to try values on.
+_LEARNERS: dict[str, tuple[str, str, list[float]]] = {
+    "binary": ("SparkXGBClassifier", "binary:logistic", [0, 1, 0, 1]),
+    "multiclass": ("SparkXGBClassifier", "multi:softprob", [0, 1, 2, 0]),
+    "regression": ("SparkXGBRegressor", "reg:squarederror", [0.5, 1, 2, 3]),
+}
+
+
+def faults(candidate: XGBoostCandidate, label: Label) -> list[Wrong]:
     import xgboost
 
-    known = {*xgboost.XGBClassifier().get_params(), *_ALIASES} - _OURS.keys()
+    learner = _LEARNERS[label.kind][0]
+    known = {*xgboost.XGBModel().get_params(), *_ALIASES} - _OURS.keys()
     wrong: list[Wrong] = []
     for name, value in candidate.params.items():
         if name in _OURS or name.endswith("_col"):
@@ -55,14 +62,14 @@ def faults(candidate: XGBoostCandidate, weighted: bool) -> list[Wrong]:
                 (("params", name), f"'{name}' is set by the trainer: {reason}", "remove it")
             )
         elif name not in known:
-            problem = f"SparkXGBClassifier has no parameter '{name}'"
+            problem = f"{learner} has no parameter '{name}'"
             wrong.append((("params", name), problem, near(name, known)))
-        elif problem := _refusal(name, value):
+        elif problem := _refusal(name, value, label):
             wrong.append((("params", name), f"parameter '{name}': {problem}", ""))
     return wrong
 
 
-def _refusal(name: str, value: Any) -> str:
+def _refusal(name: str, value: Any, label: Label) -> str:
     """What XGBoost says to this value, on four rows; empty where it takes it."""
     import xgboost
 
@@ -71,8 +78,11 @@ def _refusal(name: str, value: Any) -> str:
         return "" if is_count else f"{value!r} is no whole number of at least 1"
     if isinstance(value, bool | None):
         return f"{value!r} is no value of it"
-    rows = xgboost.DMatrix(np.zeros((4, 1)), label=[0, 1, 0, 1])
-    params = {"objective": "binary:logistic", "verbosity": 0, "nthread": 1, name: value}
+    _, objective, labels = _LEARNERS[label.kind]
+    rows = xgboost.DMatrix(np.zeros((4, 1)), label=labels)
+    params = {"objective": objective, "verbosity": 0, "nthread": 1, name: value}
+    if label.kind == "multiclass":
+        params["num_class"] = 3
     try:
         xgboost.train(params, rows, 1)
     except (xgboost.core.XGBoostError, ValueError, TypeError) as error:
@@ -85,15 +95,16 @@ def require(spark: SparkSession, candidate: XGBoostCandidate) -> None:
 
 
 def fit(training: TrainingSet, candidate: XGBoostCandidate) -> Portable:
-    from xgboost.spark import SparkXGBClassifier
+    import xgboost.spark
 
+    label = training.label
     learnt = encoding.learn(training.rows, training.features)
     names = [f"x{i}" for i in range(len(learnt.names(LAYOUT)))]
-    kept = [training.label, *([training.weight] if training.weight else [])]
+    kept = [label.name, *([training.weight] if training.weight else [])]
     rows = training.in_fixed_order(candidate.workers)
-    learner = SparkXGBClassifier(
+    learner = getattr(xgboost.spark, _LEARNERS[label.kind][0])(
         features_col=names,
-        label_col=training.label,
+        label_col=label.name,
         weight_col=training.weight,
         num_workers=candidate.workers,
         repartition_random_shuffle=False,
@@ -104,8 +115,8 @@ def fit(training: TrainingSet, candidate: XGBoostCandidate) -> Portable:
     logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)  # it tells its progress
     model = learner.fit(encoding.encoded(rows, learnt, LAYOUT, kept))
     payload = bytes(model.get_booster().save_raw("ubj"))
-    notes = {"rows": training.count, "workers": candidate.workers}
-    return Portable(__name__, learnt, LAYOUT, payload, notes)
+    facts = {"rows": training.count, "workers": candidate.workers}
+    return Portable("xgboost", learnt, LAYOUT, label.outputs, payload, facts)
 
 
 def decode(payload: bytes, threads: int) -> Predict:
@@ -121,18 +132,5 @@ def decode(payload: bytes, threads: int) -> Predict:
     return predict
 
 
-def score(model: Portable, rows: DataFrame) -> DataFrame:
-    return portable.score(model, rows)
-
-
-def save(model: Portable, folder: Path) -> None:
-    portable.save(model, folder, FILE)
-
-
-def load(spark: SparkSession, folder: Path) -> Portable:
-    del spark  # decoded in the Python workers
-    return portable.load(folder, FILE, __name__)
-
-
-def notes(model: Portable) -> dict[str, Any]:
-    return model.notes
+# A portable model is scored and kept in one way, whatever it was learnt by.
+score, save, load, notes = portable.score, portable.save, portable.load, portable.notes

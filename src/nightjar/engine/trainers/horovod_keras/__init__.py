@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.errors import EnvironmentFault
-from nightjar.core.pipeline import HorovodKerasCandidate
+from nightjar.core.pipeline import HorovodKerasCandidate, Label
 from nightjar.core.records import code_digest, fingerprint
 from nightjar.engine import encoding
 from nightjar.engine.encoding import Encoding, Layout
@@ -38,8 +38,9 @@ RANK_BYTES = 1 << 30  # TensorFlow, Horovod, a small network and its batches
 _BUCKETS = 1 << 20
 
 
-def faults(candidate: HorovodKerasCandidate, weighted: bool) -> list[Wrong]:
-    del weighted  # it takes weights
+def faults(candidate: HorovodKerasCandidate, label: Label) -> list[Wrong]:
+    if label.kind != "binary":
+        return [(("trainer",), f"horovod_keras does not learn {label.kind} labels", "")]
     if candidate.builder is None:
         return []
     module, _, _ = candidate.builder.partition(":")
@@ -148,7 +149,7 @@ def fit(training: TrainingSet, candidate: HorovodKerasCandidate) -> Portable:
     rows = sum(rows for *_, rows in groups)
     history = found[0]["history"]
     epochs = len(history.get("loss", ()))
-    notes = {
+    facts = {
         "rows": rows,
         "held_out_rows": sum(rows for *_, rows in held_out),
         "workers": candidate.workers,
@@ -159,13 +160,13 @@ def fit(training: TrainingSet, candidate: HorovodKerasCandidate) -> Portable:
         "peak_bytes": max(rank["peak_bytes"] for rank in found),
         "seconds_in_fit": round(max(rank["seconds"] for rank in found), 3),
     }
-    return Portable(__name__, learnt, LAYOUT, payload, notes)
+    return Portable("horovod_keras", learnt, LAYOUT, training.label.outputs, payload, facts)
 
 
 def _identity(training: TrainingSet, candidate: HorovodKerasCandidate, learnt: Encoding) -> str:
     """The same for the same rows, candidate and code alone: only then is a checkpoint gone on."""
-    names = [*training.features.numeric, *training.features.categorical, training.label]
-    names += [*training.key, *([training.weight] if training.weight else [])]
+    names = [*training.features.numeric, *training.features.categorical]
+    names += [training.label.name, *training.key, *([training.weight] if training.weight else [])]
     mixed = F.bit_xor(F.xxhash64(*names)).alias("rows")
     rows = training.rows.agg(mixed).collect()[0]["rows"]
     return fingerprint(
@@ -185,7 +186,7 @@ def _write(
     weight = F.col(training.weight) if training.weight else F.lit(1.0)
     rows = training.rows.select(
         *learnt.columns,
-        F.col(training.label).cast("float").alias("label"),
+        F.col(training.label.name).cast("float").alias("label"),
         weight.cast("float").alias("weight"),
         (place < int(candidate.validation * _BUCKETS)).alias("held_out"),
     )
@@ -210,8 +211,8 @@ def _class_weights(training: TrainingSet, candidate: HorovodKerasCandidate) -> t
     """`balanced`: both classes count alike, and the mean weight of a row is one."""
     if candidate.class_weights == "none":
         return 1.0, 1.0
-    half = training.count / 2
-    return half / (training.count - training.positives), half / training.positives
+    negatives, positives = training.classes
+    return training.count / 2 / negatives, training.count / 2 / positives
 
 
 def decode(payload: bytes, threads: int) -> Predict:
@@ -244,18 +245,5 @@ def decode(payload: bytes, threads: int) -> Predict:
     return predict
 
 
-def score(model: Portable, rows: DataFrame) -> DataFrame:
-    return portable.score(model, rows)
-
-
-def save(model: Portable, folder: Path) -> None:
-    portable.save(model, folder, FILE)
-
-
-def load(spark: SparkSession, folder: Path) -> Portable:
-    del spark  # decoded in the Python workers
-    return portable.load(folder, FILE, __name__)
-
-
-def notes(model: Portable) -> dict[str, Any]:
-    return model.notes
+# A portable model is scored and kept in one way, whatever it was learnt by.
+score, save, load, notes = portable.score, portable.save, portable.load, portable.notes
