@@ -39,7 +39,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nightjar.core.pipeline import HorovodKerasCandidate
+from nightjar.core.pipeline import HorovodKerasCandidate, Label
 from nightjar.engine.session import start
 from nightjar.engine.trainers import horovod_keras
 from nightjar.engine.trainers.horovod_keras.job import Job, shares
@@ -306,7 +306,8 @@ def made(candidate: HorovodKerasCandidate, folder: Path, groups: Any, ranks: int
     numeric = tuple(f"n{i}" for i in range(NUMERIC))
     asked = candidate.model_copy(update={"workers": ranks})
     parts = shares(groups, ranks)
-    return Job(asked, str(place), "run", numeric, CATEGORIES, parts, [[]] * ranks, (1.0, 1.0))
+    label = Label.model_validate({"name": "late", "expr": "late", "known_after": "1 day"})
+    return Job(asked, label, str(place), "run", numeric, CATEGORIES, parts, [[]] * ranks)
 
 
 def write(folder: Path, count: int) -> list[tuple[str, int, int]]:

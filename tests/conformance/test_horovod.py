@@ -13,18 +13,20 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from tests.conformance.candidates import LABELS, needs_deep
 from tests.conformance.conftest import SCHEMA, made_rows
 
-from nightjar.core.errors import EnvironmentFault, TrainingFailed
+from nightjar.core.errors import EnvironmentFault, SpecError, TrainingFailed
 from nightjar.core.pipeline import Features, HorovodKerasCandidate
 from nightjar.engine.trainers import TrainingSet
 from nightjar.engine.trainers import horovod_keras as engine
@@ -43,11 +45,19 @@ def candidate(**more: Any) -> HorovodKerasCandidate:
 
 
 @pytest.fixture
-def training(spark: SparkSession, tmp_path: Path) -> TrainingSet:
-    rows = spark.createDataFrame(made_rows(), SCHEMA).repartition(2)
-    whole = TrainingSet.of(rows, NUMBERS, LABELS["binary"], ("id",), tmp_path)
-    ordered = whole.in_fixed_order(2).cache()
-    return TrainingSet.of(ordered, NUMBERS, LABELS["binary"], ("id",), tmp_path)
+def training_of(spark: SparkSession, tmp_path: Path) -> Callable[[str], TrainingSet]:
+    def made(kind: str) -> TrainingSet:
+        (tmp_path / kind).mkdir(exist_ok=True)
+        rows = spark.createDataFrame(made_rows(kind=kind), SCHEMA).repartition(2)
+        whole = TrainingSet.of(rows, NUMBERS, LABELS[kind], ("id",), tmp_path / kind)
+        return replace(whole, rows=whole.in_fixed_order(2).cache())
+
+    return made
+
+
+@pytest.fixture
+def training(training_of: Callable[[str], TrainingSet]) -> TrainingSet:
+    return training_of("binary")
 
 
 @pytest.fixture
@@ -82,7 +92,7 @@ def test_every_row_is_read_once_an_epoch(training: TrainingSet, ranks: int) -> N
     for epoch in (0, 1, 0):
         order = []
         for rank, part in enumerate(parts):
-            shard = Shard(part, 2, 0, 10, steps, (1.0, 1.0), (5, rank))
+            shard = Shard(part, 2, 0, 10, steps, (), (5, rank))
             shard.epoch = epoch
             batches = list(shard.batches())
             assert len(batches) == steps
@@ -138,7 +148,7 @@ from nightjar.engine.trainers.horovod_keras.rank import peak_bytes
 
 groups = [tuple(group) for group in json.loads(sys.argv[1])] * int(sys.argv[2])
 rows = sum(rows for *_, rows in groups)
-shard = Shard(groups, 2, 0, 100, rows // 100, (1.0, 1.0), (0, 0))
+shard = Shard(groups, 2, 0, 100, rows // 100, (), (0, 0))
 print(sum(int((weights > 0).sum()) for *_, weights in shard.batches()), peak_bytes())
 """
 
@@ -147,7 +157,8 @@ print(sum(int((weights > 0).sum()) for *_, weights in shard.batches()), peak_byt
 def test_memory_does_not_grow_with_the_rows_that_are_scored(
     spark: SparkSession, training: TrainingSet, keras: Any
 ) -> None:
-    made = network.build(candidate(), 2, {})
+    declared = candidate(builder=None, network={"layers": [{"dense": 16}]})
+    made = network.build(declared, training.label, 2, {})
     made.save(training.folder / "model.keras")
     payload = (training.folder / "model.keras").read_bytes()
     learnt = engine.encoding.learn(training.rows, training.features)
@@ -187,14 +198,28 @@ def python_workers() -> list[Path]:
 # -- exactness ------------------------------------------------------------------------------------
 
 
+HEADS: dict[str, tuple[dict[str, Any], str]] = {
+    "binary": ({"outputs": 1, "activation": "sigmoid"}, "BinaryCrossentropy"),
+    "multiclass": ({"outputs": 3, "activation": "softmax"}, "SparseCategoricalCrossentropy"),
+    "regression": ({"outputs": 1, "activation": "linear"}, "MeanSquaredError"),
+}
+
+
 @needs_deep
+@pytest.mark.parametrize("kind", HEADS)
 def test_two_ranks_are_one_process_with_the_whole_batch(
-    spark: SparkSession, training: TrainingSet, keras: Any, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    spark: SparkSession,
+    training_of: Callable[[str], TrainingSet],
+    keras: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # One step an epoch, and shares of unequal size: each epoch's loss is that of one step.
+    head, loss = HEADS[kind]
     made = candidate(
-        epochs=8, batch_size=300, validation=0, learning_rate=0.01, warmup_epochs=4, clip_norm=0.5
+        params=head, epochs=16, batch_size=300, validation=0, warmup_epochs=4, clip_norm=0.5
     )
+    training = training_of(kind)
     learnt = engine.encoding.learn(training.rows, training.features)
     groups, _ = engine._write(training, made, learnt, training.folder / "rows")
     groups = sorted(groups)
@@ -204,20 +229,23 @@ def test_two_ranks_are_one_process_with_the_whole_batch(
     model = engine.fit(training, made)
     assert model.facts["steps_an_epoch"] == 1
 
-    stock = _stock(keras, made)
+    stock = _stock(keras, made, head)
     stock.compile(
         optimizer=keras.optimizers.Adam(0.01, global_clipnorm=0.5),
-        loss=keras.losses.BinaryCrossentropy(reduction="mean_with_sample_weight"),
+        loss=getattr(keras.losses, loss)(reduction="mean_with_sample_weight"),
         jit_compile=False,
     )
     engine._write(training, made, learnt, training.folder / "again")
     again = sorted(engine._groups(training.folder / "again" / "held_out=false"))
     parts = [again[: len(groups) // 3], again[len(groups) // 3 :]]
-    losses = []
-    for epoch in range(8):
+    ordered = training.rows.orderBy("id")
+    batch = pa.RecordBatch.from_pandas(ordered.select("n", "m").toPandas(), preserve_index=False)
+    matrix = learnt.matrix(batch, engine.LAYOUT)
+    losses, theirs = [], np.empty(0)
+    for epoch in range(made.epochs):
         both = []
         for rank, part in enumerate(parts):
-            shard = Shard(part, 2, 0, 300, 1, (1.0, 1.0), (0, rank))
+            shard = Shard(part, 2, 0, 300, 1, (), (0, rank))
             shard.epoch = epoch
             both += list(shard.batches())
         x = np.concatenate([features["numeric"] for features, _, _ in both])
@@ -225,17 +253,55 @@ def test_two_ranks_are_one_process_with_the_whole_batch(
         weights = np.concatenate([weights for *_, weights in both])
         stock.optimizer.learning_rate = 0.01 * (1 + min(1.0, (epoch + 1) / 4))
         losses.append(float(stock.train_on_batch({"numeric": x}, y, sample_weight=weights)))
+        if losses[-1] == min(losses):  # the epoch that is kept
+            theirs = np.asarray(stock.predict_on_batch({"numeric": matrix}))
     assert losses[-1] < losses[0]
     assert np.abs(np.array(model.facts["history"]["loss"]) - losses).max() < 1e-6
 
+    # What was learnt comes back from the model's file, in the label's unit.
+    ours = np.array([row["_score"] for row in engine.score(model, ordered).collect()])
+    theirs = theirs * training.deviation + training.mean
+    expected = theirs if kind == "multiclass" else theirs[:, 0]
+    assert ours.shape == ((400, 3) if kind == "multiclass" else (400,))
+    assert ours == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
-def _stock(keras: Any, made: HorovodKerasCandidate) -> Any:
+
+def _stock(keras: Any, made: HorovodKerasCandidate, head: dict[str, Any]) -> Any:
     """The planted network as plain Keras, from the same seed."""
     keras.utils.set_random_seed(made.seed)
     inputs = keras.Input((2,), name="numeric")
     rows = keras.layers.Dense(8, activation="tanh")(inputs)
     rows = keras.layers.LayerNormalization()(rows)
-    return keras.Model([inputs], keras.layers.Dense(1, activation="sigmoid")(rows))
+    predicted = keras.layers.Dense(head["outputs"], activation=head["activation"])(rows)
+    return keras.Model([inputs], predicted)
+
+
+@needs_deep
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_declared_network_has_the_output_of_its_label(kind: str, keras: Any) -> None:
+    made = candidate(builder=None, network={"layers": [{"dense": 4}]})
+    found = network.build(made, LABELS[kind], 2, {"c": 3})
+    rows = {"numeric": np.ones((5, 2), "f4"), "categorical": np.full((5, 1), 3)}
+    predicted = np.asarray(found(rows))
+    assert predicted.shape == (5, LABELS[kind].outputs)
+    assert found.layers[-1].activation.__name__ == HEADS[kind][0]["activation"]
+    with pytest.raises(SpecError, match=rf"shape \(None, {LABELS[kind].outputs}\)"):
+        network.build(candidate(params={"outputs": 2}), LABELS[kind], 2, {})
+
+
+def test_class_weights_are_balanced_for_any_number_of_classes(
+    training_of: Callable[[str], TrainingSet],
+) -> None:
+    for kind in ("binary", "multiclass"):
+        found = training_of(kind)
+        weights = engine._class_weights(found, candidate(class_weights="balanced"))
+        shares = np.array(weights) * found.classes
+        assert shares == pytest.approx(found.count / len(found.classes))
+        assert engine._class_weights(found, candidate()) == ()
+    balanced = candidate(class_weights="balanced")
+    ((at, problem, _),) = engine.faults(balanced, LABELS["regression"])
+    assert (at, "is a number" in problem) == (("class_weights",), True)
+    assert engine.faults(balanced, LABELS["multiclass"]) == []
 
 
 @needs_deep
@@ -319,7 +385,7 @@ def test_a_killed_rank_is_named_and_the_retry_goes_on_to_the_same_loss(
         for m in (resumed, whole)
     )
     assert ours == theirs
-    assert list((tmp_path / "resume").iterdir()) == [], "a finished training leaves nothing"
+    assert list((training.folder / "resume").iterdir()) == [], "a finished training leaves nothing"
 
 
 @needs_deep

@@ -59,7 +59,6 @@ def learn(job: Job, guard: str, timed: bool = False) -> dict[str, Any]:
 
 def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
     os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
-    import keras
     import tensorflow as tf
 
     collective.waiting = progress.waiting
@@ -68,13 +67,12 @@ def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
     from nightjar.engine.trainers.horovod_keras import averaging
 
     candidate, rank = job.candidate, collective.rank()
-    built = network.build(candidate, len(job.numeric), job.categories)
+    built = network.build(candidate, job.label, len(job.numeric), job.categories)
     inputs = {tensor.name: tensor for tensor in built.inputs}
-    plain = keras.Model(inputs, built.outputs[0])
     model = averaging.Averaged(inputs, built.outputs[0])
     model.compile(
         optimizer=_optimizer(job),
-        loss=keras.losses.BinaryCrossentropy(reduction="mean_with_sample_weight"),
+        loss=_loss(job)(reduction="mean_with_sample_weight"),
         jit_compile=False,  # Horovod's operations have no kernel for XLA
     )
     if timed:
@@ -82,7 +80,7 @@ def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
 
     def shard(groups: Any, steps: int, shuffled: bool) -> Shard:
         order = (candidate.seed, rank) if shuffled else None
-        weights = job.class_weights if shuffled else (1.0, 1.0)
+        weights = job.class_weights if shuffled else ()
         return Shard(
             groups[rank],
             len(job.numeric),
@@ -112,7 +110,7 @@ def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
     measured = _measured(model, course) if timed else None
     if rank == 0:
         course.restore_best()
-        plain.save(Path(job.folder) / MODEL)
+        _scoring(inputs, built.outputs[0], job).save(Path(job.folder) / MODEL)
     collective.stop()
     return {
         "rank": rank,
@@ -167,6 +165,25 @@ def gpu_of(given: Sequence[str], local_rank: int, visible: int) -> int:
     if visible == 1:
         return 0
     return int(given[0]) if given else local_rank
+
+
+def _loss(job: Job) -> Any:
+    import keras
+
+    return {
+        "binary": keras.losses.BinaryCrossentropy,
+        "multiclass": keras.losses.SparseCategoricalCrossentropy,
+        "regression": keras.losses.MeanSquaredError,
+    }[job.label.kind]
+
+
+def _scoring(inputs: Any, predicted: Any, job: Job) -> Any:
+    """The model that is kept: a number comes in the label's unit."""
+    import keras
+
+    if job.label.kind == "regression":
+        predicted = keras.layers.Rescaling(job.deviation, job.mean, name="in_unit")(predicted)
+    return keras.Model(inputs, predicted)
 
 
 def _optimizer(job: Job) -> Any:
