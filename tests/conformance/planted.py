@@ -15,6 +15,8 @@ def network(
     slow: float = 0.0,
     stalls: int | None = None,
     skips: int | None = None,
+    outputs: int = 1,
+    activation: str = "sigmoid",
 ) -> Any:
     """`slow` seconds for each batch; rank `stalls` stops reading, rank `skips` averages nothing."""
     import keras
@@ -32,7 +34,7 @@ def network(
     rows = keras.layers.LayerNormalization()(rows)
     if dropout:
         rows = keras.layers.Dropout(dropout)(rows)
-    model = keras.Model(tensors, keras.layers.Dense(1, activation="sigmoid")(rows))
+    model = keras.Model(tensors, keras.layers.Dense(outputs, activation=activation)(rows))
 
     batch, made = shard.Shard._batch, 0
 

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from tests.conformance.candidates import LABELS, needs_deep
 from tests.conformance.conftest import SCHEMA, made_rows
 
-from nightjar.core.errors import EnvironmentFault, TrainingFailed
+from nightjar.core.errors import EnvironmentFault, SpecError, TrainingFailed
 from nightjar.core.pipeline import Features, HorovodKerasCandidate
 from nightjar.engine.trainers import TrainingSet
 from nightjar.engine.trainers import horovod_keras as engine
+from nightjar.engine.trainers.horovod_keras import network
 from nightjar.engine.trainers.horovod_keras.job import shares
 from nightjar.engine.trainers.horovod_keras.shard import Shard
+from nightjar.engine.trainers.portable import Portable
 
 BUILDER = "tests.conformance.planted:network"
 NUMBERS = Features(base="b", as_of="t", numeric=("n", "m"))
@@ -36,11 +45,19 @@ def candidate(**more: Any) -> HorovodKerasCandidate:
 
 
 @pytest.fixture
-def training(spark: SparkSession, tmp_path: Path) -> TrainingSet:
-    rows = spark.createDataFrame(made_rows(), SCHEMA).repartition(2)
-    whole = TrainingSet.of(rows, NUMBERS, LABELS["binary"], ("id",), tmp_path)
-    ordered = whole.in_fixed_order(2).cache()
-    return TrainingSet.of(ordered, NUMBERS, LABELS["binary"], ("id",), tmp_path)
+def training_of(spark: SparkSession, tmp_path: Path) -> Callable[[str], TrainingSet]:
+    def made(kind: str) -> TrainingSet:
+        (tmp_path / kind).mkdir(exist_ok=True)
+        rows = spark.createDataFrame(made_rows(kind=kind), SCHEMA).repartition(2)
+        whole = TrainingSet.of(rows, NUMBERS, LABELS[kind], ("id",), tmp_path / kind)
+        return replace(whole, rows=whole.in_fixed_order(2).cache())
+
+    return made
+
+
+@pytest.fixture
+def training(training_of: Callable[[str], TrainingSet]) -> TrainingSet:
+    return training_of("binary")
 
 
 @pytest.fixture
@@ -51,6 +68,12 @@ def keras() -> Iterator[Any]:
         import keras
 
         yield keras
+
+
+@pytest.mark.parametrize("name", ["job", "rank"])
+def test_the_examples_in_docstrings(name: str) -> None:
+    failed, tried = doctest.testmod(import_module(f"{engine.__name__}.{name}"))
+    assert (failed, tried > 0) == (0, True)
 
 
 # -- shares ---------------------------------------------------------------------------------------
@@ -69,7 +92,7 @@ def test_every_row_is_read_once_an_epoch(training: TrainingSet, ranks: int) -> N
     for epoch in (0, 1, 0):
         order = []
         for rank, part in enumerate(parts):
-            shard = Shard(part, 2, 0, 10, steps, (1.0, 1.0), (5, rank))
+            shard = Shard(part, 2, 0, 10, steps, (), (5, rank))
             shard.epoch = epoch
             batches = list(shard.batches())
             assert len(batches) == steps
@@ -95,17 +118,108 @@ def test_the_held_out_rows_are_others(training: TrainingSet) -> None:
     assert 60 < apart < 140
 
 
-# -- exactness ------------------------------------------------------------------------------------
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_a_ranks_share(training: TrainingSet) -> None:
+    learnt = engine.encoding.learn(training.rows, training.features)
+    groups, _ = engine._write(training, candidate(validation=0), learnt, training.folder / "rows")
+
+    def peak(times: int) -> int:
+        # The same row groups again and again are as many rows as others would be.
+        made = subprocess.run(
+            [sys.executable, "-c", READ, json.dumps(groups), str(times)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows, bytes_held = map(int, made.stdout.split())
+        assert rows == 400 * times
+        return bytes_held
+
+    few, many = peak(25), peak(2500)  # 10,000 rows and a million, which are 16 MB
+    assert many - few < 4 << 20
+
+
+READ = """
+import json, sys
+from nightjar.engine.trainers.horovod_keras.shard import Shard
+from nightjar.engine.trainers.horovod_keras.rank import peak_bytes
+
+groups = [tuple(group) for group in json.loads(sys.argv[1])] * int(sys.argv[2])
+rows = sum(rows for *_, rows in groups)
+shard = Shard(groups, 2, 0, 100, rows // 100, (), (0, 0))
+print(sum(int((weights > 0).sum()) for *_, weights in shard.batches()), peak_bytes())
+"""
 
 
 @needs_deep
+def test_memory_does_not_grow_with_the_rows_that_are_scored(
+    spark: SparkSession, training: TrainingSet, keras: Any
+) -> None:
+    declared = candidate(builder=None, network={"layers": [{"dense": 16}]})
+    made = network.build(declared, training.label, 2, {})
+    made.save(training.folder / "model.keras")
+    payload = (training.folder / "model.keras").read_bytes()
+    learnt = engine.encoding.learn(training.rows, training.features)
+    model = Portable("horovod_keras", learnt, engine.LAYOUT, 1, payload)
+
+    def peak(count: int) -> int:
+        """Of the Python workers, which Spark keeps between jobs."""
+        for worker in python_workers():
+            (worker / "clear_refs").write_text("5")  # what it holds now is the most it held
+        rows = spark.range(0, count, 1, 1).select(
+            "id", F.randn(1).alias("n"), F.lit(1.0).alias("m")
+        )
+        row = engine.score(model, rows).agg(F.count("_score").alias("scored")).collect()[0]
+        assert row["scored"] == count
+        return max(
+            int((worker / "status").read_text().partition("VmHWM:")[2].split()[0]) << 10
+            for worker in python_workers()
+        )
+
+    peak(100_000)  # loads the model
+    few, many = peak(100_000), peak(2_000_000)  # which are 64 MB with their scores
+    assert many - few < 16 << 20
+
+
+def python_workers() -> list[Path]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"pyspark.daemon" in line:
+            found.append(place)
+    return found
+
+
+# -- exactness ------------------------------------------------------------------------------------
+
+
+HEADS: dict[str, tuple[dict[str, Any], str]] = {
+    "binary": ({"outputs": 1, "activation": "sigmoid"}, "BinaryCrossentropy"),
+    "multiclass": ({"outputs": 3, "activation": "softmax"}, "SparseCategoricalCrossentropy"),
+    "regression": ({"outputs": 1, "activation": "linear"}, "MeanSquaredError"),
+}
+
+
+@needs_deep
+@pytest.mark.parametrize("kind", HEADS)
 def test_two_ranks_are_one_process_with_the_whole_batch(
-    spark: SparkSession, training: TrainingSet, keras: Any, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    spark: SparkSession,
+    training_of: Callable[[str], TrainingSet],
+    keras: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # One step an epoch, and shares of unequal size: each epoch's loss is that of one step.
+    head, loss = HEADS[kind]
     made = candidate(
-        epochs=8, batch_size=300, validation=0, learning_rate=0.01, warmup_epochs=4, clip_norm=0.5
+        params=head, epochs=16, batch_size=300, validation=0, warmup_epochs=4, clip_norm=0.5
     )
+    training = training_of(kind)
     learnt = engine.encoding.learn(training.rows, training.features)
     groups, _ = engine._write(training, made, learnt, training.folder / "rows")
     groups = sorted(groups)
@@ -113,22 +227,25 @@ def test_two_ranks_are_one_process_with_the_whole_batch(
     assert len({sum(rows for *_, rows in part) for part in parts}) == 2
     monkeypatch.setattr(engine, "shares", lambda given, ranks: parts if given else [[], []])
     model = engine.fit(training, made)
-    assert model.notes["steps_an_epoch"] == 1
+    assert model.facts["steps_an_epoch"] == 1
 
-    stock = _stock(keras, made)
+    stock = _stock(keras, made, head)
     stock.compile(
         optimizer=keras.optimizers.Adam(0.01, global_clipnorm=0.5),
-        loss=keras.losses.BinaryCrossentropy(reduction="mean_with_sample_weight"),
+        loss=getattr(keras.losses, loss)(reduction="mean_with_sample_weight"),
         jit_compile=False,
     )
     engine._write(training, made, learnt, training.folder / "again")
     again = sorted(engine._groups(training.folder / "again" / "held_out=false"))
     parts = [again[: len(groups) // 3], again[len(groups) // 3 :]]
-    losses = []
-    for epoch in range(8):
+    ordered = training.rows.orderBy("id")
+    batch = pa.RecordBatch.from_pandas(ordered.select("n", "m").toPandas(), preserve_index=False)
+    matrix = learnt.matrix(batch, engine.LAYOUT)
+    losses, theirs = [], np.empty(0)
+    for epoch in range(made.epochs):
         both = []
         for rank, part in enumerate(parts):
-            shard = Shard(part, 2, 0, 300, 1, (1.0, 1.0), (0, rank))
+            shard = Shard(part, 2, 0, 300, 1, (), (0, rank))
             shard.epoch = epoch
             both += list(shard.batches())
         x = np.concatenate([features["numeric"] for features, _, _ in both])
@@ -136,17 +253,55 @@ def test_two_ranks_are_one_process_with_the_whole_batch(
         weights = np.concatenate([weights for *_, weights in both])
         stock.optimizer.learning_rate = 0.01 * (1 + min(1.0, (epoch + 1) / 4))
         losses.append(float(stock.train_on_batch({"numeric": x}, y, sample_weight=weights)))
+        if losses[-1] == min(losses):  # the epoch that is kept
+            theirs = np.asarray(stock.predict_on_batch({"numeric": matrix}))
     assert losses[-1] < losses[0]
-    assert np.abs(np.array(model.notes["history"]["loss"]) - losses).max() < 1e-6
+    assert np.abs(np.array(model.facts["history"]["loss"]) - losses).max() < 1e-6
+
+    # What was learnt comes back from the model's file, in the label's unit.
+    ours = np.array([row["_score"] for row in engine.score(model, ordered).collect()])
+    theirs = theirs * training.deviation + training.mean
+    expected = theirs if kind == "multiclass" else theirs[:, 0]
+    assert ours.shape == ((400, 3) if kind == "multiclass" else (400,))
+    assert ours == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def _stock(keras: Any, made: HorovodKerasCandidate) -> Any:
+def _stock(keras: Any, made: HorovodKerasCandidate, head: dict[str, Any]) -> Any:
     """The planted network as plain Keras, from the same seed."""
     keras.utils.set_random_seed(made.seed)
     inputs = keras.Input((2,), name="numeric")
     rows = keras.layers.Dense(8, activation="tanh")(inputs)
     rows = keras.layers.LayerNormalization()(rows)
-    return keras.Model([inputs], keras.layers.Dense(1, activation="sigmoid")(rows))
+    predicted = keras.layers.Dense(head["outputs"], activation=head["activation"])(rows)
+    return keras.Model([inputs], predicted)
+
+
+@needs_deep
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_declared_network_has_the_output_of_its_label(kind: str, keras: Any) -> None:
+    made = candidate(builder=None, network={"layers": [{"dense": 4}]})
+    found = network.build(made, LABELS[kind], 2, {"c": 3})
+    rows = {"numeric": np.ones((5, 2), "f4"), "categorical": np.full((5, 1), 3)}
+    predicted = np.asarray(found(rows))
+    assert predicted.shape == (5, LABELS[kind].outputs)
+    assert found.layers[-1].activation.__name__ == HEADS[kind][0]["activation"]
+    with pytest.raises(SpecError, match=rf"shape \(None, {LABELS[kind].outputs}\)"):
+        network.build(candidate(params={"outputs": 2}), LABELS[kind], 2, {})
+
+
+def test_class_weights_are_balanced_for_any_number_of_classes(
+    training_of: Callable[[str], TrainingSet],
+) -> None:
+    for kind in ("binary", "multiclass"):
+        found = training_of(kind)
+        weights = engine._class_weights(found, candidate(class_weights="balanced"))
+        shares = np.array(weights) * found.classes
+        assert shares == pytest.approx(found.count / len(found.classes))
+        assert engine._class_weights(found, candidate()) == ()
+    balanced = candidate(class_weights="balanced")
+    ((at, problem, _),) = engine.faults(balanced, LABELS["regression"])
+    assert (at, "is a number" in problem) == (("class_weights",), True)
+    assert engine.faults(balanced, LABELS["multiclass"]) == []
 
 
 @needs_deep
@@ -219,18 +374,18 @@ def test_a_killed_rank_is_named_and_the_retry_goes_on_to_the_same_loss(
     assert took < 60
     nothing_is_left()
     resumed = engine.fit(training, made)
-    assert resumed.notes["resumed_after"] >= noted["epochs"]
+    assert resumed.facts["resumed_after"] >= noted["epochs"]
     other = TrainingSet.of(training.rows, NUMBERS, LABELS["binary"], ("id",), tmp_path / "whole")
     whole = engine.fit(other, made)
-    assert whole.notes["resumed_after"] == 0
-    assert resumed.notes["history"] == whole.notes["history"]
+    assert whole.facts["resumed_after"] == 0
+    assert resumed.facts["history"] == whole.facts["history"]
     rows = training.rows
     ours, theirs = (
         [r["_score"] for r in engine.score(m, rows).orderBy("id").collect()]
         for m in (resumed, whole)
     )
     assert ours == theirs
-    assert list((tmp_path / "resume").iterdir()) == [], "a finished training leaves nothing"
+    assert list((training.folder / "resume").iterdir()) == [], "a finished training leaves nothing"
 
 
 @needs_deep

@@ -39,8 +39,14 @@ _BUCKETS = 1 << 20
 
 
 def faults(candidate: HorovodKerasCandidate, label: Label) -> list[Wrong]:
-    if label.kind != "binary":
-        return [(("trainer",), f"horovod_keras does not learn {label.kind} labels", "")]
+    found: list[Wrong] = []
+    if label.kind == "regression" and candidate.class_weights != "none":
+        problem = f"class_weights are for classes; label '{label.name}' is a number"
+        found.append((("class_weights",), problem, "remove them"))
+    return found + _builder_faults(candidate)
+
+
+def _builder_faults(candidate: HorovodKerasCandidate) -> list[Wrong]:
     if candidate.builder is None:
         return []
     module, _, _ = candidate.builder.partition(":")
@@ -131,14 +137,18 @@ def fit(training: TrainingSet, candidate: HorovodKerasCandidate) -> Portable:
     folder = training.folder / "resume" / _identity(training, candidate, learnt)
     groups, held_out = _write(training, candidate, learnt, folder / "rows")
     job = Job(
-        candidate,
-        str(folder),
-        f"run-{uuid.uuid4().hex[:12]}",
-        learnt.numeric,
-        {name: len(values) for name, values in learnt.categories.items()},
-        shares(groups, candidate.workers),
-        shares(held_out, candidate.workers),
-        _class_weights(training, candidate),
+        candidate=candidate,
+        label=training.label,
+        folder=str(folder),
+        run=f"run-{uuid.uuid4().hex[:12]}",
+        numeric=learnt.numeric,
+        categories={name: len(values) for name, values in learnt.categories.items()},
+        learnt=shares(groups, candidate.workers),
+        held_out=shares(held_out, candidate.workers),
+        class_weights=_class_weights(training, candidate),
+        mean=training.mean,
+        deviation=training.deviation,
+        threads=int(training.rows.sparkSession.conf.get("spark.task.cpus", "1") or 1),
     )
     from nightjar.engine.trainers.horovod_keras.launch import run
 
@@ -156,6 +166,7 @@ def fit(training: TrainingSet, candidate: HorovodKerasCandidate) -> Portable:
         "resumed_after": found[0]["resumed_after"],
         "steps_an_epoch": job.steps,
         "history": history,
+        "peak_bytes": max(rank["peak_bytes"] for rank in found),
         "seconds_in_fit": round(max(rank["seconds"] for rank in found), 3),
     }
     return Portable("horovod_keras", learnt, LAYOUT, training.label.outputs, payload, facts)
@@ -169,6 +180,7 @@ def _identity(training: TrainingSet, candidate: HorovodKerasCandidate, learnt: E
     rows = training.rows.agg(mixed).collect()[0]["rows"]
     return fingerprint(
         candidate=candidate,
+        label=training.label,
         rows=[training.count, rows],
         names=names,
         encoding=learnt.to_json(),
@@ -182,9 +194,10 @@ def _write(
     """The matrix as Parquet, in row groups small enough to share out; those held out apart."""
     place = F.pmod(F.xxhash64(*training.key), F.lit(_BUCKETS))
     weight = F.col(training.weight) if training.weight else F.lit(1.0)
+    label = (F.col(training.label.name) - training.mean) / training.deviation
     rows = training.rows.select(
         *learnt.columns,
-        F.col(training.label.name).cast("float").alias("label"),
+        label.cast("float").alias("label"),
         weight.cast("float").alias("weight"),
         (place < int(candidate.validation * _BUCKETS)).alias("held_out"),
     )
@@ -205,12 +218,12 @@ def _groups(folder: Path) -> list[Group]:
     return found
 
 
-def _class_weights(training: TrainingSet, candidate: HorovodKerasCandidate) -> tuple[float, float]:
-    """`balanced`: both classes count alike, and the mean weight of a row is one."""
+def _class_weights(training: TrainingSet, candidate: HorovodKerasCandidate) -> tuple[float, ...]:
+    """`balanced`: all classes count alike, and the mean weight of a row is one."""
     if candidate.class_weights == "none":
-        return 1.0, 1.0
-    negatives, positives = training.classes
-    return training.count / 2 / negatives, training.count / 2 / positives
+        return ()
+    even = training.count / len(training.classes)
+    return tuple(even / count for count in training.classes)
 
 
 def decode(payload: bytes, threads: int) -> Predict:
@@ -237,8 +250,8 @@ def decode(payload: bytes, threads: int) -> Predict:
 
     def predict(matrix: NDArray[np.float32]) -> NDArray[Any]:
         inputs = {"numeric": matrix[:, :numeric], "categorical": matrix[:, numeric:].astype("i4")}
-        found = forward({name: tf.constant(inputs[name]) for name in names})
-        return np.asarray(found.numpy())[:, 0]
+        found = forward({name: tf.constant(inputs[name]) for name in names}).numpy()
+        return np.asarray(found[:, 0] if found.shape[1] == 1 else found)
 
     return predict
 

@@ -34,6 +34,13 @@ def local_rank() -> int:
     return int(_horovod().local_rank())
 
 
+def gpus() -> list[str]:
+    """The addresses of the GPUs that Spark gave the task of this rank."""
+    from horovod.spark.task import get_available_devices
+
+    return list(get_available_devices())
+
+
 def add(tensors: Sequence[Any], name: str) -> list[Any]:
     """The sums over all ranks, as one operation that happens whole or not at all."""
     horovod = _horovod()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nightjar.core.pipeline import HorovodKerasCandidate
+from nightjar.core.pipeline import HorovodKerasCandidate, Label
 
 Group = tuple[str, int, int]
 """A row group: file, place in the file, rows."""
@@ -16,18 +16,23 @@ class Job:
     """One training. `folder` is storage that every rank sees; `run` a name of this attempt's own.
 
     `learnt` and `held_out` have the row groups of each rank. `categories` are the known values of
-    each categorical feature; codes are their places, and one more. `class_weights` are those of
-    the labels 0 and 1.
+    each categorical feature; codes are their places, and one more. `class_weights` has one for each
+    class, or none where all rows count alike. A number is learnt standardised; `mean` and
+    `deviation` give its unit back. `threads` is for the CPUs of one rank.
     """
 
     candidate: HorovodKerasCandidate
+    label: Label
     folder: str
     run: str
     numeric: tuple[str, ...]
     categories: Mapping[str, int]
     learnt: Sequence[Sequence[Group]]
     held_out: Sequence[Sequence[Group]]
-    class_weights: tuple[float, float]
+    class_weights: tuple[float, ...] = ()
+    mean: float = 0.0
+    deviation: float = 1.0
+    threads: int = 1
 
     @property
     def steps(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import pickle
 import signal
 import threading
 import time
@@ -74,6 +75,7 @@ def run(spark: SparkSession, job: Job, timed: bool = False) -> list[dict[str, An
                 stdout=out,
                 stderr=out,
                 verbose=0,
+                executable=spark.sparkContext.pythonExec,  # else the driver's path to Python
             )
         except Exception as error:
             failed = error
@@ -151,10 +153,14 @@ def _failure(
 
 
 def _rank_function(job: Job, guard: str, timed: bool) -> Any:
-    # Nested, so that it travels by value: a rank finds Nightjar only when it has looked where
-    # Spark put the archive of --py-files.
+    # A rank is a process of its own and finds Nightjar only after it has looked where Spark put the
+    # archives of --py-files. So the function travels by value (it is nested), and what it is given
+    # as bytes, which it opens then.
+    given = pickle.dumps((job, guard, timed))
+
     def rank() -> Any:
         import os
+        import pickle
         import sys
         from pathlib import Path
 
@@ -162,7 +168,7 @@ def _rank_function(job: Job, guard: str, timed: bool) -> Any:
         sys.path[:0] = [str(path) for path in sorted(work.glob("*.zip"))]
         from nightjar.engine.trainers.horovod_keras.rank import learn
 
-        return learn(job, guard, timed)
+        return learn(*pickle.loads(given))  # noqa: S301
 
     return rank
 

@@ -8,13 +8,23 @@ from importlib import import_module
 from typing import Any
 
 from nightjar.core.errors import SpecError
-from nightjar.core.pipeline import HorovodKerasCandidate, Network
+from nightjar.core.pipeline import HorovodKerasCandidate, Label, Network
 
 MOST_WIDTH = 64
+_GIVES = {
+    "binary": "the probability",
+    "multiclass": "the probability of each class",
+    "regression": "the standardised number",
+}
 
 
-def build(candidate: HorovodKerasCandidate, numeric: int, categories: Mapping[str, int]) -> Any:
-    """A functional Keras model from inputs `numeric` and `categorical` to one probability.
+def build(
+    candidate: HorovodKerasCandidate, label: Label, numeric: int, categories: Mapping[str, int]
+) -> Any:
+    """A functional Keras model from inputs `numeric` and `categorical` to what is predicted.
+
+    Its output, of shape (None, label.outputs), is one probability, the probability of each class,
+    or a number less the labels' mean and over their deviation.
 
     `numeric` is the width of the first (float32, standardised), and `categories` has one entry for
     each column of the second: int32 codes up to and including the number of known values, which
@@ -27,7 +37,7 @@ def build(candidate: HorovodKerasCandidate, numeric: int, categories: Mapping[st
 
     keras.utils.set_random_seed(candidate.seed)
     if candidate.network is not None:
-        return _declared(candidate.network, numeric, categories)
+        return _declared(candidate.network, label, numeric, categories)
     assert candidate.builder is not None, "a candidate has a network or a builder"
     module, _, function = candidate.builder.partition(":")
     model = getattr(import_module(module), function)(
@@ -38,16 +48,16 @@ def build(candidate: HorovodKerasCandidate, numeric: int, categories: Mapping[st
     }
     found = {tensor.name for tensor in getattr(model, "inputs", None) or ()}
     outputs = [tuple(tensor.shape) for tensor in getattr(model, "outputs", None) or ()]
-    if found != expected or outputs != [(None, 1)]:
+    if found != expected or outputs != [(None, label.outputs)]:
         raise SpecError(
             f"builder {candidate.builder} must give a functional Keras model with inputs named "
-            f"{', '.join(sorted(expected))} and one output of shape (None, 1), the probability; "
-            f"found inputs {sorted(found)}, outputs {outputs}"
+            f"{', '.join(sorted(expected))} and one output of shape (None, {label.outputs}), "
+            f"{_GIVES[label.kind]}; found inputs {sorted(found)}, outputs {outputs}"
         )
     return model
 
 
-def _declared(network: Network, numeric: int, categories: Mapping[str, int]) -> Any:
+def _declared(network: Network, label: Label, numeric: int, categories: Mapping[str, int]) -> Any:
     import keras
 
     inputs, parts = {}, []
@@ -71,8 +81,9 @@ def _declared(network: Network, numeric: int, categories: Mapping[str, int]) -> 
             rows = keras.layers.BatchNormalization()(rows)
         else:
             rows = keras.layers.LayerNormalization()(rows)
-    probability = keras.layers.Dense(1, activation="sigmoid", name="probability")(rows)
-    return keras.Model(inputs, probability)
+    activation = {"binary": "sigmoid", "multiclass": "softmax", "regression": "linear"}[label.kind]
+    predicted = keras.layers.Dense(label.outputs, activation=activation, name="predicted")(rows)
+    return keras.Model(inputs, predicted)
 
 
 def default_width(known: int, scale: float) -> int:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,6 @@ def learn(job: Job, guard: str, timed: bool = False) -> dict[str, Any]:
 
 def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
     os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
-    import keras
     import tensorflow as tf
 
     collective.waiting = progress.waiting
@@ -68,13 +67,12 @@ def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
     from nightjar.engine.trainers.horovod_keras import averaging
 
     candidate, rank = job.candidate, collective.rank()
-    built = network.build(candidate, len(job.numeric), job.categories)
+    built = network.build(candidate, job.label, len(job.numeric), job.categories)
     inputs = {tensor.name: tensor for tensor in built.inputs}
-    plain = keras.Model(inputs, built.outputs[0])
     model = averaging.Averaged(inputs, built.outputs[0])
     model.compile(
         optimizer=_optimizer(job),
-        loss=keras.losses.BinaryCrossentropy(reduction="mean_with_sample_weight"),
+        loss=_loss(job)(reduction="mean_with_sample_weight"),
         jit_compile=False,  # Horovod's operations have no kernel for XLA
     )
     if timed:
@@ -82,7 +80,7 @@ def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
 
     def shard(groups: Any, steps: int, shuffled: bool) -> Shard:
         order = (candidate.seed, rank) if shuffled else None
-        weights = job.class_weights if shuffled else (1.0, 1.0)
+        weights = job.class_weights if shuffled else ()
         return Shard(
             groups[rank],
             len(job.numeric),
@@ -109,34 +107,83 @@ def _learn(job: Job, progress: _Progress, timed: bool) -> dict[str, Any]:
             callbacks=[course.callback()],
         )
     seconds = time.perf_counter() - started
+    measured = _measured(model, course) if timed else None
     if rank == 0:
         course.restore_best()
-        plain.save(Path(job.folder) / MODEL)
+        _scoring(inputs, built.outputs[0], job).save(Path(job.folder) / MODEL)
     collective.stop()
     return {
         "rank": rank,
         "history": course.history,
         "resumed_after": began,
         "seconds": seconds,
-        "seconds_after_first": started + seconds - course.first_ended,
-        "seconds_reading": learnt.seconds_reading,
-        "step_seconds": model.seconds.numpy().tolist() if timed else None,
+        "peak_bytes": peak_bytes(),
+        "measured": measured,
     }
 
 
+def _measured(model: Any, course: _Course) -> dict[str, Any]:
+    """Of the epochs after the first: from when to when, in seconds since 1970; CPU seconds of all
+    threads; seconds of the thread that reads; and those of the steps (see Averaged)."""
+    assert course.first_ended is not None, "a measured training has more than one epoch"
+    began, cpu, reading = course.first_ended
+    return {
+        "began": began,
+        "ended": time.time(),
+        "cpu_seconds": time.process_time() - cpu,
+        "seconds_reading": course.shard.seconds_reading - reading,
+        "step_seconds": model.seconds.numpy().tolist(),
+    }
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
 def _choose_device(job: Job, tf: Any) -> None:
-    gpus = tf.config.list_physical_devices("GPU")
     if job.candidate.device == "cpu":
         tf.config.set_visible_devices([], "GPU")
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(2)
+        tf.config.threading.set_intra_op_parallelism_threads(job.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
         return
-    from horovod.spark.task import get_available_devices
-
-    given = get_available_devices()
-    mine = gpus[int(given[0])] if given and len(gpus) > 1 else gpus[collective.local_rank()]
+    found = tf.config.list_physical_devices("GPU")
+    mine = found[gpu_of(collective.gpus(), collective.local_rank(), len(found))]
     tf.config.experimental.set_memory_growth(mine, True)
     tf.config.set_visible_devices([mine], "GPU")
+
+
+def gpu_of(given: Sequence[str], local_rank: int, visible: int) -> int:
+    """The place of this rank's GPU among those that its process sees.
+
+    It is the one that Spark `given` its task; where a container shows one alone, that.
+
+    >>> gpu_of(["3"], 0, 8), gpu_of(["3"], 0, 1), gpu_of([], 1, 8)
+    (3, 0, 1)
+    """
+    if visible == 1:
+        return 0
+    return int(given[0]) if given else local_rank
+
+
+def _loss(job: Job) -> Any:
+    import keras
+
+    return {
+        "binary": keras.losses.BinaryCrossentropy,
+        "multiclass": keras.losses.SparseCategoricalCrossentropy,
+        "regression": keras.losses.MeanSquaredError,
+    }[job.label.kind]
+
+
+def _scoring(inputs: Any, predicted: Any, job: Job) -> Any:
+    """The model that is kept: a number comes in the label's unit."""
+    import keras
+
+    if job.label.kind == "regression":
+        predicted = keras.layers.Rescaling(job.deviation, job.mean, name="in_unit")(predicted)
+    return keras.Model(inputs, predicted)
 
 
 def _optimizer(job: Job) -> Any:
@@ -161,7 +208,9 @@ class _Course:
         self.history: dict[str, list[float]] = {}
         self.best: dict[str, Any] = {"epoch": -1, "loss": float("inf"), "weights": None}
         self.over = False
-        self.first_ended = 0.0
+        self.step, self.rate = 0, float("nan")
+        # When the first epoch ended: wall clock, CPU seconds, seconds spent on reading.
+        self.first_ended: tuple[float, float, float] | None = None
 
     def callback(self) -> Any:
         import keras
@@ -190,22 +239,23 @@ class _Course:
 
             def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
                 course.end_epoch(epoch, dict(logs or {}))
-                if not course.first_ended:  # the first epoch holds the building of the graph
-                    course.first_ended = time.perf_counter()
-                    if timed:
-                        course.model.seconds.assign([0.0, 0.0, 0.0])
+                if timed and course.first_ended is None:  # it holds the building of the graph
+                    reading = course.shard.seconds_reading
+                    course.first_ended = (time.time(), time.process_time(), reading)
+                    course.model.seconds.assign([0.0, 0.0, 0.0])
 
         return Epochs()
 
     def set_rate(self) -> None:
         """From the declared rate to that times the ranks, linearly over the warm-up."""
-        candidate, optimizer = self.job.candidate, self.model.optimizer
+        candidate = self.job.candidate
         most = collective.size() if candidate.scale_learning_rate else 1
         steps = candidate.warmup_epochs * self.job.steps
-        done = 1.0 if steps == 0 else min(1.0, (int(optimizer.iterations.numpy()) + 1) / steps)
+        self.step += 1
+        done = 1.0 if steps == 0 else min(1.0, self.step / steps)
         rate = candidate.learning_rate * (1 + (most - 1) * done)
-        if float(optimizer.learning_rate) != np.float32(rate):
-            optimizer.learning_rate = rate
+        if rate != self.rate:
+            self.model.optimizer.learning_rate = self.rate = rate
 
     def end_epoch(self, epoch: int, logs: dict[str, float]) -> None:
         from nightjar.engine.trainers.horovod_keras import averaging
@@ -294,6 +344,7 @@ class _Course:
                 epochs=seen,
             )
         averaging.broadcast_state(self.model)
+        self.step = int(self.model.optimizer.iterations.numpy())
         return done
 
     def _load(self) -> int:

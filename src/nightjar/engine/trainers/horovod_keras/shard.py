@@ -31,11 +31,14 @@ class Shard:
         categorical: int,
         batch_size: int,
         steps: int,
-        class_weights: tuple[float, float],
+        class_weights: Sequence[float],
         order: tuple[int, int] | None,
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`order` is seed and rank; with None the rows keep the order of the files."""
+        """`order` is seed and rank; with None the rows keep the order of the files.
+
+        `class_weights` multiply the weights of the rows; without any they stay as they are.
+        """
         self.groups, self.numeric, self.categorical = list(groups), numeric, categorical
         self.batch_size, self.steps, self.order = batch_size, steps, order
         self.class_weights = np.array(class_weights, dtype=np.float32)
@@ -86,7 +89,9 @@ class Shard:
         if self.categorical:
             features["categorical"] = rows[:, self.numeric : -2].astype(np.int32)
         labels, weights = rows[:, -2], rows[:, -1]
-        return features, labels[:, None], weights * self.class_weights[labels.astype(int)]
+        if len(self.class_weights):
+            weights = weights * self.class_weights[labels.astype(int)]
+        return features, labels[:, None], weights
 
     def dataset(self) -> Any:
         """The batches as a tf.data.Dataset, made two ahead of their use."""
