@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.spark.conftest import NIGHTS, SCORES, SOME_ROWS, _contract
+from tests.spark.conftest import NIGHTS, SCORES, SOME_ROWS, _contract, pipeline
 
-from nightjar.core.errors import SpecError
+from nightjar.core.errors import NotThereYet, SpecError
 from nightjar.core.releases import ReleaseLog
 from nightjar.engine.night import run_night
 from nightjar.engine.registry import Registry
@@ -181,6 +181,35 @@ def test_a_candidate_beyond_the_bound_is_not_promoted(
     assert reason.startswith("MAE ")
     assert reason.endswith(" is above 0.1")
     assert (details["promoted"], details["champion"]) == (False, None)
+
+
+def test_a_champion_of_another_label_scores_nothing_and_is_not_compared(
+    trained: Any, new_parcels: Callable[..., Any]
+) -> None:
+    made = new_parcels(copy_of=trained)
+    candidates = {"line": KINDS["regression"]["candidates"]["line"]}
+    declare(made, "regression", candidates=candidates)
+    night = NIGHTS[-1] + timedelta(days=1)
+    made.land(night)
+    with pytest.raises(NotThereYet, match=r"parcels/1 cannot score .* predicts 'late' \(binary\)"):
+        run_night(made.work(night))
+    assert ReleaseLog(made.project.warehouse, "parcels").current() is None
+    details = train(made.work(AS_OF), AS_OF).details
+    assert (details["promoted"], details["champion"]) == (True, "parcels/2")
+    assert details["champion_before"] is None
+    assert any("parcels/1 is not compared" in line for line in made.said)
+
+
+def test_a_champion_that_reads_a_feature_that_is_gone_scores_nothing(
+    trained: Any, new_parcels: Callable[..., Any]
+) -> None:
+    made = new_parcels(copy_of=trained)
+    features = {**pipeline()["features"], "numeric": ["weight", "jam"], "derive": {}}
+    made.write_spec(features=features)
+    night = NIGHTS[-1] + timedelta(days=1)
+    made.land(night)
+    with pytest.raises(NotThereYet, match="features heavy, pressure, which there are no more"):
+        run_night(made.work(night))
 
 
 WRONG = {

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from nightjar.core.errors import GoldenMismatch, NotThereYet, near
+from nightjar.core.pipeline import Pipeline
 from nightjar.core.project import Project
 
 CHAMPION = "champion"
@@ -41,6 +42,20 @@ class RegisteredModel:
     def label(self) -> str:
         """How scores and manifests name it."""
         return f"{self.name}/{self.version}"
+
+    def misfit(self, spec: Pipeline) -> str:
+        """Why the model cannot serve the pipeline as it is now; empty where it can."""
+        learnt, now = self.facts["features"], spec.features
+        for group, names in (("numeric", now.numeric), ("categorical", now.categorical)):
+            gone = [name for name in learnt[group] if name not in names]
+            if gone:
+                return f"it reads the {group} features {', '.join(gone)}, which there are no more"
+        label = self.facts["label"]
+        kind, classes = label.get("kind", "binary"), tuple(label.get("classes", ()))
+        if (label["name"], kind, classes) != (spec.label.name, spec.label.kind, spec.label.classes):
+            what = " ".join([kind, *classes])
+            return f"it predicts '{label['name']}' ({what}), which is not the label any more"
+        return ""
 
 
 class Registry:

@@ -9,6 +9,7 @@ from datetime import date
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from nightjar.core.errors import NotThereYet
 from nightjar.core.plan import MODEL_VERSION, Plan, probability_column
 from nightjar.core.records import Record
 from nightjar.engine import explain, features
@@ -27,7 +28,8 @@ def run(work: Work) -> dict[date, Record]:
     """Write the night's scores.
 
     Raises:
-        NotThereYet: no model was promoted yet, or the run asks for a version that does not exist.
+        NotThereYet: no model was promoted yet, the run asks for a version that does not exist, or
+            the pipeline's features or label have changed since the model learnt them.
         GoldenMismatch: the champion's files or its scores are not those that were promoted.
     """
     from nightjar.engine.golden import replay
@@ -36,6 +38,12 @@ def run(work: Work) -> dict[date, Record]:
     built = work.require(ds, "features")
     registry = Registry(work.project, spec.name)
     model = registry.version(work.model) if work.model else registry.require_champion()
+    if misfit := model.misfit(spec):
+        raise NotThereYet(
+            f"model {model.label} cannot score {spec.name} as it is now: {misfit}. Train again: "
+            f"nightjar train {spec.name} --as-of YYYY-MM-DD",
+            model=model.label,
+        )
     inputs: dict[date, object] = {
         ds: [built.fingerprint, model.label, model.digest, spec.publish, work.plan.scores.digest]
     }

@@ -39,7 +39,10 @@ def decide(work: Work, opened: Opened, tried: Mapping[str, Record]) -> Record:
     champion = registry.champion()
     reasons = list(refused[best])
     standing: Metrics | None = None
-    if champion is not None and not reasons:
+    misfit = champion.misfit(work.plan.spec) if champion else ""
+    if champion is not None and misfit:
+        work.say(f"  the champion {champion.label} is not compared: {misfit}")
+    elif champion is not None and not reasons:
         engine = trainer(champion.facts["trainer"])
         loaded = engine.load(work.spark, champion.folder / "model")
         scored = engine.score(loaded, opened.test)
