@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from tests.conformance.candidates import LABELS
 
 from nightjar.core.errors import NotThereYet
 from nightjar.core.pipeline import Features, MllibCandidate
@@ -34,7 +35,9 @@ def rows(spark: SparkSession) -> DataFrame:
 def model(rows: DataFrame) -> Any:
     estimator = "pyspark.ml.classification.LogisticRegression"
     candidate = MllibCandidate(trainer="mllib", estimator=estimator, params={"maxIter": 10})
-    return mllib.fit(TrainingSet.of(rows, FEATURES, "y", ("id",), Path("unused")), candidate)
+    return mllib.fit(
+        TrainingSet.of(rows, FEATURES, LABELS["binary"], ("id",), Path("unused")), candidate
+    )
 
 
 def test_typical_is_the_median_and_the_most_frequent(rows: DataFrame) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pyspark.ml.feature import ImputerModel
 from pyspark.sql import DataFrame, SparkSession
+from tests.conformance.candidates import LABELS
 
 from nightjar.core.pipeline import Features, MllibCandidate
 from nightjar.engine.trainers import SCORE, TrainingSet, mllib
@@ -43,7 +44,7 @@ def candidate(estimator: str = "LogisticRegression", **more: Any) -> MllibCandid
 )
 def test_a_class_that_is_no_probabilistic_classifier(name: str, hint: str) -> None:
     ((at, problem, suggestion),) = mllib.faults(
-        MllibCandidate(trainer="mllib", estimator=name), False
+        MllibCandidate(trainer="mllib", estimator=name), LABELS["binary"]
     )
     assert at == ("estimator",)
     assert repr(name) in problem
@@ -65,7 +66,7 @@ PARAMS: dict[str, tuple[str, Any, str, str]] = {
 
 @pytest.mark.parametrize(("name", "value", "problem", "hint"), PARAMS.values(), ids=PARAMS)
 def test_a_wrong_parameter(name: str, value: Any, problem: str, hint: str) -> None:
-    ((at, found, suggestion),) = mllib.faults(candidate(params={name: value}), False)
+    ((at, found, suggestion),) = mllib.faults(candidate(params={name: value}), LABELS["binary"])
     assert at == ("params", name)
     assert problem in found
     assert hint in suggestion
@@ -73,15 +74,18 @@ def test_a_wrong_parameter(name: str, value: Any, problem: str, hint: str) -> No
 
 def test_all_wrong_parameters_are_listed() -> None:
     wrong = mllib.faults(
-        candidate(params={"maxIter": "x", "labelCol": "y", "tol": 0.1, "zz": 1}), False
+        candidate(params={"maxIter": "x", "labelCol": "y", "tol": 0.1, "zz": 1}), LABELS["binary"]
     )
     assert [at for at, _, _ in wrong] == [("params", n) for n in ("maxIter", "labelCol", "zz")]
 
 
 @pytest.mark.parametrize("estimator", ["LogisticRegression", "GBTClassifier", "NaiveBayes"])
 def test_a_right_candidate_has_no_faults(estimator: str) -> None:
-    assert mllib.faults(candidate(estimator), False) == []
-    assert mllib.faults(candidate(params={"regParam": 1, "maxIter": 5, "tol": 1e-4}), False) == []
+    assert mllib.faults(candidate(estimator), LABELS["binary"]) == []
+    assert (
+        mllib.faults(candidate(params={"regParam": 1, "maxIter": 5, "tol": 1e-4}), LABELS["binary"])
+        == []
+    )
 
 
 # -- models ---------------------------------------------------------------------------------------
@@ -97,7 +101,7 @@ def rows(spark: SparkSession) -> DataFrame:
 
 
 def training(rows: DataFrame) -> TrainingSet:
-    return TrainingSet.of(rows, FEATURES, "y", ("id",), Path("unused"))
+    return TrainingSet.of(rows, FEATURES, LABELS["binary"], ("id",), Path("unused"))
 
 
 def scores(frame: DataFrame) -> list[float]:
