@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nightjar.core.plan import Plan
     from nightjar.engine.work import Work
 
-EXIT_CODES = """Exit status: 0 done; 1 a defect of Nightjar; 2 the request, a pipeline, a contract or a setting is wrong; 3 the data was refused; 4 what is needed is not there, or storage failed; 5 another run came first, or the result was rolled back."""  # noqa: E501
+EXIT_CODES = """Exit status: 0 done; 1 a defect of Nightjar; 2 the request, a pipeline, a contract or a setting is wrong; 3 the data was refused; 4 what is needed is not there, or storage failed; 5 another run came first; 6 this very result was released and rolled back."""  # noqa: E501
 
 app = typer.Typer(
     name="nightjar",

@@ -1,5 +1,7 @@
 """What a run may be asked for, and which arguments a task makes of it."""
 
+import json
+import re
 from datetime import date
 from pathlib import Path
 
@@ -97,6 +99,19 @@ def test_mended_rows_lie_in_one_folder_of_the_warehouse(tmp_path: Path) -> None:
     for name in ("../secret.csv", "/etc/passwd", "a/../../secret.csv", "airports.txt", "a\n.csv"):
         with pytest.raises(UsageError, match="rows"):
             asked(name)
+
+
+def test_what_the_docs_say_to_trigger_is_good() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "airflow.md").read_text()
+    section = docs.partition("## Repairs")[2].partition("## Production")[0]
+    shown = [
+        json.loads(text.replace("RELEASE", RELEASE)) for text in re.findall("`({.*?})`", section)
+    ]
+    assert [params.get("what") for params in shown] == [
+        None, None, "rollback", "pin", "replay", "replay",
+    ]  # fmt: skip
+    for params in shown:
+        (RepairRequest if "what" in params else NightRequest).of(params)
 
 
 @pytest.mark.parametrize(

@@ -409,7 +409,7 @@ def test_the_repairs(server: Server) -> None:
     """One stage again; another model's scores; back to the release before."""
 
     def told() -> list[str]:
-        events = server.get("assets/events?order_by=id&limit=100")["asset_events"]
+        events = server.get("assets/events?order_by=timestamp&limit=100")["asset_events"]
         return [event["extra"].get("release", "nothing") for event in events]
 
     shell, log = Shell(server.project), ReleaseLog(server.project / "warehouse", PIPELINE)
@@ -429,7 +429,7 @@ def test_the_repairs(server: Server) -> None:
     ]["champion"]
     assert challenger == f"{PIPELINE}/2"
     for model, conf in ((challenger, {}), (f"{PIPELINE}/1", {"model": "1"})):
-        again = server.trigger({"ds": str(NIGHT), "force": True, **conf})["dag_run_id"]
+        again = server.trigger({"ds": str(NIGHT), **conf})["dag_run_id"]
         assert server.finished(again) == "success"
         assert log.require().partitions[str(NIGHT)]["model"]["version"] == model
 
