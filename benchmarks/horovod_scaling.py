@@ -1,18 +1,20 @@
 """Rows per second with 1, 2 and more ranks of Horovod: one core and one TensorFlow thread each.
 
-    python benchmarks/horovod_scaling.py [--ranks 1 2] [--repeat 5] [--curve FILE.png]
+    python benchmarks/horovod_scaling.py [--ranks 1 2] [--repeat 5] [--memory] [--curve FILE.png]
 
 Every rank has the same number of rows (weak scaling), so that efficiency is rows per second with n
 ranks over n times that with one. What can be had at most on this machine is measured in the same
 run, in turn with the ranks: the same trainings in as many processes that know nothing of each other
 (`apart`), and bare multiplications of matrices of the network's size (`matmul`). Medians.
 
-Where the time of a step goes: waiting for input, computing, and the gradients' allreduce, which
-includes waiting for the slowest rank. `cores` are CPU seconds a second: of one rank, and of all
-else on the machine (Spark's JVM, the driver, the guards, and whatever has no part in this).
+Where the time goes: waiting for input, computing, the gradients' allreduce (`sums`), which includes
+waiting for the slowest rank, and what is `between` steps: Keras, and the checkpoint of each epoch.
+`cores` are CPU seconds a second: of one rank, and of all else on the machine (Spark's JVM, the
+driver, the guards, and whatever has no part in this).
 
+With --memory also the most memory that a rank holds, for some rows and for eight times as many.
 With --curve the loss by epoch of 1, 2 and 4 ranks on the same rows is drawn, the same rows in all
-for each. Needs `make deep`.
+for each. `--repeat 0` leaves the rates out. Needs `make deep`.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from nightjar.engine.trainers.horovod_keras.launch import run
 
 NUMERIC = 20
 CATEGORIES = {"carrier": 16, "dest": 105}
-GROUP = 20_000
+GROUP = 5_000  # so that shares are even for 1, 2 and 4 ranks
 CORES = sorted(os.sched_getaffinity(0))
 MATMUL_SECONDS = 3.0
 
@@ -64,12 +66,13 @@ class Rate:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100_000, help="of each rank")
+    parser.add_argument("--rows", type=int, default=200_000, help="of each rank")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--curve", type=Path)
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(  # the ranks import this file for its builder
@@ -113,33 +116,47 @@ def main() -> None:
                     rates = found.setdefault((case, ranks), [])
                     rates.append(measure(ranks))
                     print(f"  {ranks} {case:6} {rates[-1]}", file=sys.stderr, flush=True)
-        show(found, given.ranks)
+        if given.repeat:
+            show(found, given.ranks)
+        if given.memory:
+            memory(spark, candidate, folder, groups)
         if given.curve:
             curve(spark, candidate, folder, groups[: given.rows // GROUP], given.curve)
         spark.stop()
 
 
 def show(found: Mapping[tuple[str, int], list[Rate]], counts: list[int]) -> None:
-    head = "               a second  efficiency  of the ceiling   cores  others"
-    print(head + "    input  compute  allreduce")
+    """`efficiency` is that of the rates, `by CPU` that of rows by CPU second: other work on the
+    machine spoils the first, and the second does not see time that is spent waiting."""
+    print(
+        "             a second        efficiency  of the ceiling  by CPU   cores  others"
+        "    input  compute     sums  between"
+    )
     efficiency: dict[tuple[str, int], float] = {}
     for case in ("matmul", "apart", "ranks"):
+        alone = medians(found[case, counts[0]])
         for count in counts:
-            rates = found[case, count]
-            rate = statistics.median(r.rate for r in rates)
-            alone = statistics.median(r.rate for r in found[case, counts[0]]) / counts[0]
-            efficiency[case, count] = rate / count / alone
+            made = medians(found[case, count])
+            efficiency[case, count] = made.rate / count * counts[0] / alone.rate
             ceiling = efficiency[case, count] / efficiency.get(("apart", count), np.nan)
-            cores = statistics.median(r.cores for r in rates)
-            others = statistics.median(r.others for r in rates)
-            each = zip(*(r.shares for r in rates), strict=True)
-            parts = [statistics.median(part) for part in each]
+            by_cpu = made.rate / count / made.cores * counts[0] * alone.cores / alone.rate
             unit = "GFLOP" if case == "matmul" else "rows"
             print(
-                f"{count} {case:6} {rate:10,.0f} {unit:5} {efficiency[case, count]:8.2f} "
-                f"{ceiling:15.2f} {cores:7.2f} {others:7.2f}"
-                + "".join(f"{part:10.1%}" for part in parts)
+                f"{count} {case:6} {made.rate:12,.0f} {unit:5} {efficiency[case, count]:12.2f} "
+                f"{ceiling:15.2f} {by_cpu:7.2f} {made.cores:7.2f} {made.others:7.2f}"
+                + "".join(f"{part:9.1%}" for part in made.shares),
+                flush=True,
             )
+
+
+def medians(rates: list[Rate]) -> Rate:
+    shares = zip(*(r.shares for r in rates), strict=True)
+    return Rate(
+        statistics.median(r.rate for r in rates),
+        statistics.median(r.cores for r in rates),
+        statistics.median(r.others for r in rates),
+        tuple(statistics.median(each) for each in shares),
+    )
 
 
 # -- the cases -------------------------------------------------------------------------------------
@@ -165,14 +182,22 @@ def apart(jobs: list[Job]) -> Rate:
             path.write_bytes(pickle.dumps(replace(job, candidate=candidate)))
             (Path(job.folder) / job.run).mkdir()
             command = [sys.executable, __file__, "--apart", str(path)]
-            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+            with (Path(job.folder) / "errors").open("w") as errors:
+                processes.append(
+                    subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+                )
         beats = 0
         while any(process.poll() is None for process in processes):
             beats += 1
             for job in jobs:  # the guards end what no driver looks after
                 (Path(job.folder) / job.run / "driver.alive").write_text(str(beats))
             time.sleep(0.5)
-    answers = [json.loads(process.communicate()[0]) for process in processes]
+    answers = []
+    for process, job in zip(processes, jobs, strict=True):
+        answer = process.communicate()[0]
+        if process.returncode:
+            raise RuntimeError((Path(job.folder) / "errors").read_text()[-2000:])
+        answers.append(json.loads(answer))
     return rate(jobs[0], answers, machine)
 
 
@@ -195,7 +220,7 @@ def rate(job: Job, measured: list[dict[str, Any]], machine: _Machine) -> Rate:
         sum(rows / s for s in seconds),
         used / sum(seconds),
         (machine.busy(began, ended) - used) / (ended - began),
-        tuple(steps / steps.sum()),
+        (*(steps / sum(seconds)), 1 - steps.sum() / sum(seconds)),
     )
 
 
@@ -300,6 +325,17 @@ def network(
     return keras.Model([numbers, codes], keras.layers.Dense(1, activation="sigmoid")(rows))
 
 
+def memory(spark: Any, candidate: HorovodKerasCandidate, folder: Path, groups: Any) -> None:
+    """The most memory that a rank holds, for a share of rows and for one of eight times as many."""
+    for times in (1, 8):
+        part = groups[: len(groups) * times // 8]
+        found = run(spark, made(candidate, folder, part, 1))
+        rows = sum(rows for *_, rows in part)
+        print(
+            f"{rows:12,} rows: {found[0]['peak_bytes'] / 2**20:6,.0f} MiB in one rank", flush=True
+        )
+
+
 def made(candidate: HorovodKerasCandidate, folder: Path, groups: Any, ranks: int) -> Job:
     place = folder / uuid.uuid4().hex
     place.mkdir()
@@ -352,7 +388,7 @@ def curve(
         axes.plot(range(1, 9), history, marker="o", label=f"{ranks} rank{'s' * (ranks > 1)}")
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss")
-    axes.set_title("The same rows, the same batches in all")
+    axes.set_title("The same rows; the batches of all ranks together as large")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
 
