@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import TypeAdapter
-from tests.conformance.candidates import needs_deep
+from tests.conformance.candidates import LABELS, needs_deep
 
 from nightjar.core.pipeline import Candidate
 from nightjar.engine.trainers import TRAINERS, trainer
@@ -29,7 +29,8 @@ SHOWN: dict[str, Any] = yaml.safe_load(blocks("yaml")[0])["candidates"]
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_candidates_are_right(name: str) -> None:
     made: Any = TypeAdapter(Candidate).validate_python(SHOWN[name])
-    assert trainer(made.trainer).faults(made, weighted=True) == []
+    weighted = LABELS["binary"].model_copy(update={"weight": "w"})
+    assert trainer(made.trainer).faults(made, weighted) == []
 
 
 def test_every_trainer_is_there() -> None:
