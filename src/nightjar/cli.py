@@ -11,7 +11,7 @@ import typer
 
 from nightjar import quarantine_commands, release_commands
 from nightjar.answers import answer, errors
-from nightjar.core.errors import SpecError
+from nightjar.core.errors import SpecError, UsageError, near
 from nightjar.core.project import Project, nights_between
 from nightjar.options import (
     AsJson,
@@ -147,6 +147,9 @@ def train(
             help="The day of training: labels known by then are learnt from.",
         ),
     ],
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="Train this candidate alone; may be said again.")
+    ] = None,
     force: Force = False,
     project: ProjectFolder = None,
     warehouse: Warehouse = None,
@@ -159,6 +162,12 @@ def train(
 
         found = Project.find(project, warehouse)
         plan = load_plan(found, pipeline)
+        if candidate:
+            for name in candidate:
+                if name not in plan.spec.candidates:
+                    hint = near(name, plan.spec.candidates)
+                    raise UsageError(f"no candidate is called '{name}'; {hint}")
+            plan = plan.with_candidates(candidate)
         with _work(found, plan, [as_of], profile, force, as_json) as work:
             from nightjar.engine.training import train as train_candidates
 
@@ -169,7 +178,7 @@ def train(
             if details["promoted"]
             else f"not promoted: {'; '.join(details['reasons'])}"
         )
-        answer(as_json, details, verdict)
+        answer(as_json, details, f"{verdict}\nPicture  {found.warehouse / details['report']}")
 
 
 @app.command(epilog=EXIT_CODES)

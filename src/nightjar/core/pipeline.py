@@ -268,7 +268,7 @@ class Label(Closed):
     @model_validator(mode="after")
     def _classes(self) -> Self:
         if (self.kind == "multiclass") != bool(self.classes):
-            raise ValueError("'classes' are those of kind: multiclass, which needs them")
+            raise ValueError("kind: multiclass needs 'classes', and the other kinds have none")
         if 0 < len(self.classes) < 3:
             raise ValueError("multiclass has three classes or more; with two, say kind: binary")
         if len(set(self.classes)) < len(self.classes):
@@ -461,12 +461,16 @@ class Gate(Closed):
     @model_validator(mode="after")
     def _bounds(self) -> Self:
         used, other = ("at_least", "at_most") if self.larger else ("at_most", "at_least")
+        better = "larger" if self.larger else "smaller"
+        for prefix in ("", "slices_"):
+            if getattr(self, prefix + other) is not None:
+                raise ValueError(
+                    f"'{prefix}{other}': {self.metric} is better {better}; say '{prefix}{used}'"
+                )
         if getattr(self, used) is None:
             raise ValueError(f"'{used}' is missing: {self.metric} needs a bound")
-        for name in (other, f"slices_{other}"):
-            if getattr(self, name) is not None:
-                better = "larger" if self.larger else "smaller"
-                raise ValueError(f"'{name}': {self.metric} is better {better}; say '{used}'")
+        if getattr(self, f"slices_{used}") is not None and not self.slices:
+            raise ValueError(f"'slices_{used}' means nothing without 'slices'")
         if self.metric == "roc_auc" and not 0.5 <= self.bound <= 1:
             raise ValueError(f"at_least: {self.bound:g} is no ROC AUC from 0.5 to 1")
         return self

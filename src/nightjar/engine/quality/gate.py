@@ -112,7 +112,8 @@ def refuse_if_critical(
     raise GateFailed(
         f"{label}: {len(failed)} critical check(s) of schemas/{contract.dataset}.odcs.yaml failed; "
         "nothing was published.\n" + "\n".join(lines) + f"\nReport: {docs / 'index.html'}\n"
-        "Repair the delivery (or the contract, if the rule is wrong) and run the night again.",
+        "Mend what is wrong in the data (or the contract, if the rule is wrong) and run the night "
+        "again.",
         dataset=contract.dataset,
         failed=[v.as_dict() for v in failed],
     )
@@ -136,7 +137,14 @@ def examples(frame: DataFrame, rule: DatasetRule, pii: Collection[str] = frozens
             rows = frame.agg(F.max(column).alias(f"newest {column}"))
         case RowRulesHold(rules=rules):
             broken = broken_rules(rules, {r.column: F.col(r.column) for r in rules})
-            rows = frame.withColumn(BROKEN, broken).where(F.size(BROKEN) > 0).limit(EXAMPLES)
+            rows = (
+                frame.select(F.explode(broken).alias("broken"))
+                .groupBy("broken.rule", "broken.column", "broken.expected")
+                .agg(F.count(F.lit(1)).alias("rows"), F.min(_masked_found(pii)).alias("found"))
+                .orderBy(F.desc("rows"), "rule")
+                .select("rule", "column", "rows", "found", "expected")
+                .limit(EXAMPLES)
+            )
         case Quarantined(rule=one):
             each = frame.select(F.explode("_broken").alias("broken"), "_file", "_record")
             each = each if one is None else each.where(F.col("broken.rule") == one)

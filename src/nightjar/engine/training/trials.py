@@ -64,7 +64,8 @@ def run(work: Work, opened: Opened, name: str) -> Record:
             details = _try(work, opened, name, Path(folder))
             registry.log(run_id, _params(work, opened, name), _numbers(details))
             registry.store(run_id, Path(folder))
-        return {as_of: blank_record(details={"run": run_id, **details})}
+        counts = {"test rows": int(details["metrics"]["rows"])}
+        return {as_of: blank_record(counts=counts, details={"run": run_id, **details})}
 
     return work.once(step(name), inputs, do)[as_of]
 
