@@ -34,7 +34,7 @@ demo: setup ## Run the whole of pipeline flight_delays on real flights of 2013
 test: setup orchestrator lint ## Lint, type-check, test in both environments; Horovod where it can be built
 	@if command -v $${CXX:-g++} >/dev/null && command -v make >/dev/null; then $(MAKE) -s deep; else \
 	    echo "no C++ compiler here: the tests of horovod_keras are skipped (apt-get install g++)"; fi
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest
 	.venv-orchestrator/bin/pytest tests/dags
 
 lint: setup ## Style, types and borders
