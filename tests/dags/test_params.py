@@ -108,10 +108,11 @@ def test_what_the_docs_say_to_trigger_is_good() -> None:
         json.loads(text.replace("RELEASE", RELEASE)) for text in re.findall("`({.*?})`", section)
     ]
     assert [params.get("what") for params in shown] == [
-        None, None, "rollback", "pin", "replay", "replay",
+        None, None, None, "rollback", "pin", "replay", "replay",
     ]  # fmt: skip
     for params in shown:
-        (RepairRequest if "what" in params else NightRequest).of(params)
+        kinds = {"what": RepairRequest, "as_of": TrainRequest, "ds": NightRequest}
+        next(kind for name, kind in kinds.items() if name in params).of(params)
 
 
 @pytest.mark.parametrize(
