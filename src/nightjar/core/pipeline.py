@@ -469,8 +469,6 @@ class Gate(Closed):
                 )
         if getattr(self, used) is None:
             raise ValueError(f"'{used}' is missing: {self.metric} needs a bound")
-        if getattr(self, f"slices_{used}") is not None and not self.slices:
-            raise ValueError(f"'slices_{used}' means nothing without 'slices'")
         if self.metric == "roc_auc" and not 0.5 <= self.bound <= 1:
             raise ValueError(f"at_least: {self.bound:g} is no ROC AUC from 0.5 to 1")
         return self
