@@ -83,7 +83,7 @@ def test_the_demo_counts_what_it_shows(
     assert sum(int(row[2]) for row in summary["answer"]["rows"]) == flights
     assert summary["training"]["base_rate"]["roc_auc"] == 0.5
     for candidate in summary["training"]["candidates"].values():
-        assert f"{candidate['roc_auc']:.4f}" in shown
+        assert f"{candidate['metrics']['roc_auc']:.4f}" in shown
     assert (project.warehouse / "published" / PIPELINE / "current").resolve() == Path(
         summary["release"]["folder"]
     )
