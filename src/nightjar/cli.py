@@ -11,7 +11,7 @@ import typer
 
 from nightjar import quarantine_commands, release_commands
 from nightjar.answers import answer, errors
-from nightjar.core.errors import SpecError, UsageError, near
+from nightjar.core.errors import SpecError
 from nightjar.core.project import Project, nights_between
 from nightjar.options import (
     AsJson,
@@ -163,10 +163,6 @@ def train(
         found = Project.find(project, warehouse)
         plan = load_plan(found, pipeline)
         if candidate:
-            for name in candidate:
-                if name not in plan.spec.candidates:
-                    hint = near(name, plan.spec.candidates)
-                    raise UsageError(f"no candidate is called '{name}'; {hint}")
             plan = plan.with_candidates(candidate)
         with _work(found, plan, [as_of], profile, force, as_json) as work:
             from nightjar.engine.training import train as train_candidates

@@ -11,7 +11,7 @@ import pydantic
 
 from nightjar.core.contract import Column, Contract, load_contract
 from nightjar.core.documents import Document, Location, load
-from nightjar.core.errors import Fault, SpecError, near
+from nightjar.core.errors import Fault, SpecError, UsageError, near
 from nightjar.core.expressions import Expression, ExpressionError, in_order, parse
 from nightjar.core.pipeline import CANDIDATES, METRICS, CleanStep, Pipeline, Publish
 from nightjar.core.project import Project
@@ -40,7 +40,15 @@ class Plan:
         return self.contracts[source]
 
     def with_candidates(self, names: Collection[str]) -> Plan:
-        """The same plan with these candidates alone."""
+        """The same plan with these candidates alone.
+
+        Raises:
+            UsageError: there is no candidate of one of the names.
+        """
+        for name in names:
+            if name not in self.spec.candidates:
+                problem = f"no candidate is called {name!r}; {near(name, self.spec.candidates)}"
+                raise UsageError(problem, found=name)
         kept = {n: c for n, c in self.spec.candidates.items() if n in names}
         return replace(self, spec=self.spec.model_copy(update={"candidates": kept}))
 

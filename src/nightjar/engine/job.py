@@ -49,8 +49,7 @@ def run_given(do: Callable[[Work], object], given: argparse.Namespace) -> None:
         plan = load_plan(project, given.pipeline)
         chosen = _known("source", given.source, plan.spec.sources)
         if given.candidate:
-            names = _known("candidate", given.candidate, plan.spec.candidates)
-            plan = plan.with_candidates(names)
+            plan = plan.with_candidates(given.candidate)
         nights = nights_between(first, last)
         with open_work(
             project, plan, nights, given.profile, _say, given.force, chosen, given.model
