@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from nightjar.core.errors import Conflict, NotThereYet
+from nightjar.core.errors import NotThereYet, Withdrawn
 from nightjar.core.releases import ReleaseLog
 from nightjar.core.releases.log import nights_of
 from nightjar.core.releases.vacuum import Retention, vacuum
@@ -111,7 +111,7 @@ class Releases(RuleBasedStateMachine):
         known = len(self.log.versions())
         try:
             ended, answer = self.attempt(at, lambda log: batch.publish(log, again=again))
-        except Conflict:
+        except Withdrawn:
             assert refused
             return
         assert not (refused and ended)

@@ -110,6 +110,9 @@ class Shard:
         made = tf.data.Dataset.from_generator(self.batches, output_signature=signature)
         options = tf.data.Options()
         options.threading.private_threadpool_size = 1
+        # There is nothing to tune here, and the tuner sleeps for seconds at the end of each epoch
+        # before it lets go of the pass that is over.
+        options.autotune.enabled = False
         return (
             made.apply(tf.data.experimental.assert_cardinality(self.steps))
             .prefetch(2)
