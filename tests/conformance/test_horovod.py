@@ -141,6 +141,13 @@ def test_memory_does_not_grow_with_a_ranks_share(training: TrainingSet) -> None:
     assert many - few < 4 << 20
 
 
+@needs_deep
+def test_nothing_is_tuned_between_epochs() -> None:
+    # The tuner's thread would sleep for about two seconds at the end of each pass.
+    made = Shard([], 2, 0, 10, 1, (), None).dataset()
+    assert made.options().autotune.enabled is False
+
+
 READ = """
 import json, sys
 from nightjar.engine.trainers.horovod_keras.shard import Shard

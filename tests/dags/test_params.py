@@ -118,12 +118,12 @@ def test_what_the_docs_say_to_trigger_is_good() -> None:
 @pytest.mark.parametrize(
     ("kind", "params", "named"),
     [
-        (NightRequest, {"ds": "2013-02-30"}, "ds"),
+        (NightRequest, {"ds": "2013-02-30"}, "ds: expected a day .*YYYY-MM-DD .found '2013-02-30'"),
         (NightRequest, {"ds": "2013-12-01; rm -rf /"}, "ds"),
         (NightRequest, {"model": "1 --conf spark.x=y"}, "model"),
         (NightRequest, {"only": "drop"}, "only"),
-        (NightRequest, {"dss": "2013-12-01"}, "dss"),
-        (RepairRequest, {}, "what"),
+        (NightRequest, {"dss": "2013-12-01"}, "no parameter 'dss'; did you mean 'ds'"),
+        (RepairRequest, {}, "what is missing"),
         (RepairRequest, {"what": "delete"}, "what"),
         (RepairRequest, {"what": "replay"}, "replay needs ds"),
         (RepairRequest, {"what": "rollback"}, "rollback needs release"),

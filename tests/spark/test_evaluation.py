@@ -30,6 +30,7 @@ from nightjar.engine.training.evaluation import (
     measure,
     roc_auc,
 )
+from nightjar.engine.training.report import behind
 
 LABEL = Label.model_validate({"name": "y", "expr": "y", "known_after": "1 day"})
 CLASSES = ("a", "b", "c")
@@ -242,3 +243,18 @@ def test_metrics_come_back_from_a_record(spark: SparkSession, label: Label) -> N
         found, _ = evaluate(spark.createDataFrame(rows, f"s {kind}, y double"), "s", label)
         text = json.dumps(found.as_dict())
         assert json.dumps(Metrics.from_dict(json.loads(text)).as_dict()) == text
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"roc_auc": 0.7, "log_loss": 0.4, "brier": 0.1}, ""),
+        ({"roc_auc": 0.7, "log_loss": 0.6, "brier": 0.1}, "by log loss"),
+        ({"roc_auc": 0.5, "log_loss": 0.5, "brier": 0.2}, "by ROC AUC, log loss, Brier score"),
+        ({"roc_auc": math.nan, "log_loss": 0.4, "brier": 0.1}, ""),
+    ],
+)
+def test_a_model_no_better_than_the_base_rate_is_told(found: dict[str, float], said: str) -> None:
+    base = Metrics(100, {"roc_auc": 0.5, "log_loss": 0.5, "brier": 0.2, "positives": 20})
+    told = behind(Metrics(100, {**found, "positives": 20, "roc_auc_low": 0.1}), base)
+    assert told == (said and f"no better than the base rate {said}")

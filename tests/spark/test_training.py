@@ -22,6 +22,7 @@ from nightjar.core.errors import (
     NotThereYet,
     SpecError,
     TrainingRefused,
+    UsageError,
 )
 from nightjar.core.pipeline import Gate
 from nightjar.core.releases import ReleaseLog
@@ -268,9 +269,26 @@ def test_a_training_that_broke_off_goes_on(two: Any, monkeypatch: pytest.MonkeyP
     assert steps_done(two) == {"train.trial.other", "train"}
 
 
-def test_what_cannot_be_trained_here_is_said_before_any_row_is_read(two: Any) -> None:
-    two.write_spec(candidates={"constant": CONSTANT, "wide": {"trainer": "xgboost", "workers": 99}})
-    with pytest.raises(EnvironmentFault, match="99 tasks"):
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ({"trainer": "xgboost", "workers": 99}, EnvironmentFault, "99 tasks"),
+        (
+            {
+                "trainer": "mllib",
+                "estimator": "pyspark.ml.classification.LogisticRegression",
+                "params": {"regParam": -1},
+            },
+            UsageError,
+            "LogisticRegression: parameter regParam given invalid value -1.0: .*>= 0",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_here_is_said_before_any_row_is_read(
+    two: Any, wrong: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    two.write_spec(candidates={"constant": CONSTANT, "wrong": wrong})
+    with pytest.raises(error, match=said):
         train(two.work(AS_OF), AS_OF)
     assert steps_done(two) == set()
     assert list((two.project.warehouse / "training").rglob("*.parquet")) == []

@@ -266,11 +266,14 @@ def near(name: str, known: Iterable[str]) -> str:
 
     >>> near("flihgts", ["flights", "weather"])
     "did you mean 'flights'?"
+    >>> near("c", ["C", "penalty"])
+    "did you mean 'C'?"
     >>> near("zzz", ["b", "a"])
     'known: a, b'
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    folded = {known_name.casefold(): known_name for known_name in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     if close:
-        return f"did you mean '{close[0]}'?"
+        return f"did you mean '{folded[close[0]]}'?"
     return "known: " + ", ".join(names) if names else "none is known"

@@ -128,7 +128,9 @@ class Work:
                 counts[name] = counts.get(name, 0) + count
         shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         seconds = time.monotonic() - started
-        self.say(f"{step:<18} {_label(pending)}  {shown}  ({seconds:.1f} s)")
+        self.say(
+            "  ".join(filter(None, (f"{step:<18} {_label(pending)}", shown, f"({seconds:.1f} s)")))
+        )
         return done
 
     def _put(self, record: Record) -> Record:

@@ -52,12 +52,24 @@ class Asked(BaseModel):
         try:
             return cls.model_validate(dict(params))
         except ValidationError as error:
-            shown = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'the parameters'}: "
-                f"{e['msg'].removeprefix('Value error, ')} (found {e['input']!r})"
-                for e in error.errors()
-            )
+            shown = "; ".join(map(cls._fault, error.errors()))
             raise UsageError(f"the run cannot be done as asked: {shown}") from error
+
+    @classmethod
+    def _fault(cls, error: Any) -> str:
+        kind, at = error["type"], ".".join(map(str, error["loc"]))
+        if kind == "extra_forbidden":
+            return f"no parameter {at!r}; {near(at, cls.model_fields)}"
+        if kind == "missing":
+            return f"{at} is missing"
+        if kind == "value_error":
+            return str(error["ctx"]["error"])
+        expected = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+        if kind.startswith("date"):
+            expected = "expected a day of the calendar, YYYY-MM-DD"
+        elif kind == "string_pattern_mismatch":
+            expected = f"it must match {error['ctx']['pattern']}"
+        return f"{at}: {expected} (found {error['input']!r})"
 
     @classmethod
     def schemas(cls, plan: Plan) -> dict[str, dict[str, Any]]:

@@ -177,7 +177,12 @@ class Trainer(Protocol):
         """
 
     def require(self, spark: SparkSession, candidate: Any) -> None:
-        """Raises EnvironmentFault where this session cannot train the candidate."""
+        """Look whether the candidate can be trained, before any row is read.
+
+        Raises:
+            EnvironmentFault: this session cannot train it.
+            UsageError: a parameter is out of its range, where only a session knows that.
+        """
 
     def fit(self, training: TrainingSet, candidate: Any) -> Any:
         """A model learnt from the rows, transforms of features included."""

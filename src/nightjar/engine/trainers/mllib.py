@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pyspark.errors import IllegalArgumentException
 from pyspark.ml import Estimator, Pipeline, PipelineModel, Transformer
 from pyspark.ml.classification import ProbabilisticClassificationModel, ProbabilisticClassifier
 from pyspark.ml.feature import (
@@ -25,7 +26,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.documents import Location
-from nightjar.core.errors import UntrustedModel, near
+from nightjar.core.errors import UntrustedModel, UsageError, near
 from nightjar.core.pipeline import Features, Label, MllibCandidate
 from nightjar.engine.trainers import SCORE, TrainingSet, Wrong
 
@@ -71,7 +72,15 @@ def faults(candidate: MllibCandidate, label: Label) -> list[Wrong]:
 
 
 def require(spark: SparkSession, candidate: MllibCandidate) -> None:
-    del spark, candidate  # any session will do
+    module, _, name = candidate.estimator.rpartition(".")
+    estimator = getattr(import_module(module), name)(**candidate.params)
+    try:
+        estimator._transfer_params_to_java()  # the ranges of parameters are known to the JVM alone
+    except IllegalArgumentException as error:
+        _, _, said = str(error).partition(" ")
+        given = next((n for n in candidate.params if f"parameter {n} " in said), "")
+        doc = f": {estimator.getParam(given).doc}" if given else ""
+        raise UsageError(f"{name}: {said.rstrip('.')}{doc}") from error
 
 
 def fit(training: TrainingSet, candidate: MllibCandidate) -> PipelineModel:

@@ -64,7 +64,8 @@ def decide(work: Work, opened: Opened, tried: Mapping[str, Record]) -> Record:
     else:
         work.say(f"  not promoted: {'; '.join(reasons)}")
     told = opened.record
-    picture = _draw(work, opened, metrics, slices[best], best, run)
+    compared = (champion.label, standing) if champion and standing else None
+    picture = _draw(work, opened, metrics, slices[best], best, compared, run)
     registry.log_file(run, picture)
     return blank_record(
         counts=told.counts,
@@ -117,6 +118,7 @@ def _draw(
     metrics: Mapping[str, Metrics],
     slices: Mapping[str, Mapping[str, Metrics]],
     best: str,
+    champion: tuple[str, Metrics] | None,
     run: str,
 ) -> Path:
     spec, as_of = work.plan.spec, opened.record.ds
@@ -126,5 +128,5 @@ def _draw(
         f"{spec.name}, trained as of {as_of}: {metrics[best].rows:,} test rows "
         f"from {opened.test_from[:10]}"
     )
-    draw_training(path, title, spec.label, spec.gate, metrics, slices, best)
+    draw_training(path, title, spec.label, spec.gate, metrics, slices, best, champion)
     return path

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nightjar.core.pipeline import METRIC_NAMES, METRICS, Gate, Label
+from nightjar.core.pipeline import LARGER_IS_BETTER, METRIC_NAMES, METRICS, Gate, Label
 from nightjar.engine.training.evaluation import Metrics
 
 WIDTH, HEIGHT = 13, 4.2
 SMALLEST_BIN = 30
+BOUND = "firebrick"
 
 
 def shown(metrics: Metrics, first: str) -> str:
@@ -20,9 +21,25 @@ def shown(metrics: Metrics, first: str) -> str:
     for name in sorted(kind, key=lambda name: (name != first, kind.index(name))):
         text = f"{METRIC_NAMES[name]} {metrics[name]:.4f}"
         if name == first and f"{name}_low" in metrics.values:
-            text += f" [{metrics[f'{name}_low']:.4f}, {metrics[f'{name}_high']:.4f}]"
+            low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
+            text += f" [{low:.4f}, {high:.4f}]" if low < high else ""
         told.append(text)
     return "  ".join(told)
+
+
+def behind(metrics: Metrics, base_rate: Metrics) -> str:
+    """Says by which metrics a model is worse than, or like, one answer for all rows; else empty."""
+    names = [
+        name
+        for name in metrics.values.keys() & METRIC_NAMES.keys()
+        if (
+            metrics[name] <= base_rate[name]
+            if name in LARGER_IS_BETTER
+            else metrics[name] >= base_rate[name]
+        )
+    ]
+    told = ", ".join(METRIC_NAMES[name] for name in METRIC_NAMES if name in names)
+    return f"no better than the base rate by {told}" if told else ""
 
 
 def draw_training(
@@ -33,11 +50,13 @@ def draw_training(
     metrics: Mapping[str, Metrics],
     slices: Mapping[str, Mapping[str, Metrics]],
     best: str,
+    champion: tuple[str, Metrics] | None,
 ) -> None:
     """Write a PNG: the gate's metric with its interval, what the scores are worth, and the slices.
 
     `metrics` is by candidate; `slices` those of `best`, by slice and value. Slices are left out as
-    the gate leaves them out.
+    the gate leaves them out. `champion` is the standing one's name and its metrics on the same
+    rows, where it was compared.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,7 +66,7 @@ def draw_training(
     quality, worth, parts = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
     figure.suptitle(title)
     colours = {name: f"C{i}" for i, name in enumerate(metrics)}
-    _quality(quality, metrics, gate, colours)
+    _quality(quality, metrics, gate, colours, champion)
     if label.kind == "binary":
         _calibration(worth, metrics, colours)
     elif label.kind == "multiclass":
@@ -60,7 +79,11 @@ def draw_training(
 
 
 def _quality(
-    axes: Any, metrics: Mapping[str, Metrics], gate: Gate, colours: Mapping[str, str]
+    axes: Any,
+    metrics: Mapping[str, Metrics],
+    gate: Gate,
+    colours: Mapping[str, str],
+    champion: tuple[str, Metrics] | None,
 ) -> None:
     name = gate.metric
     for i, (candidate, found) in enumerate(metrics.items()):
@@ -71,9 +94,13 @@ def _quality(
         axes.annotate(f"{at:.4f}", (at, i), xytext=(0, 9), ha="center", textcoords="offset points")
     if name == "roc_auc":
         axes.axvline(0.5, color="grey", linestyle=":", label="no skill")
-        axes.legend(loc="lower left", frameon=False)
+    axes.axvline(gate.bound, color=BOUND, linestyle="--", label=f"gate {gate.bound:g}")
+    if champion is not None:
+        label, found = champion
+        axes.axvline(found[name], color="black", label=f"{label} {found[name]:.4f}")
     axes.set_yticks(range(len(metrics)), list(metrics))
     axes.set_ylim(-0.6, len(metrics) - 0.4)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3, frameon=False, fontsize=8)
     has_interval = all(f"{name}_low" in found.values for found in metrics.values())
     axes.set_xlabel(
         f"{METRIC_NAMES[name]} on the test window" + ", with 95 % interval" * has_interval
@@ -133,6 +160,8 @@ def _slices(
     values = [part[gate.metric] for _, part in rows]
     axes.barh([label for label, _ in rows], values, color=colour, alpha=0.6)
     axes.axvline(overall, color=colour, linestyle="--")
+    if gate.slice_bound is not None:
+        axes.axvline(gate.slice_bound, color=BOUND, linestyle="--")
     if gate.metric == "roc_auc":
         axes.set_xlim(0.4, 1)
     axes.invert_yaxis()

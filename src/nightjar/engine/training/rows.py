@@ -26,6 +26,7 @@ from nightjar.engine.registry import Registry
 from nightjar.engine.stages.features import silver_frames, silver_records
 from nightjar.engine.trainers import SCORE, TrainingSet, trainer
 from nightjar.engine.training.evaluation import evaluate
+from nightjar.engine.training.report import shown
 from nightjar.engine.work import Work, blank_record
 
 STEP = "train.rows"
@@ -73,6 +74,7 @@ def prepare(work: Work, as_of: date) -> Record:
         EnvironmentFault: a candidate needs what this session or this machine does not have.
         NotThereYet: no night that can be learnt from is loaded.
         TrainingRefused: the rows cannot give a model that means anything.
+        UsageError: a candidate has a parameter that is out of its range.
     """
     before = work.book.get(as_of, STEP)
     gone = before is not None and not _folder(work, before).is_dir()
@@ -162,6 +164,7 @@ class _Preparation:
         tested = self._count(train, test)
         training = TrainingSet.of(train, **_of_pipeline(work), say=work.say)
         base_rate, _ = evaluate(test.withColumn(SCORE, training.prior), SCORE, self.label)
+        work.say(f"  {'base rate':<16} {shown(base_rate, self.spec.gate.metric)}")
         (ds,) = pending
         return {
             ds: blank_record(

@@ -17,7 +17,7 @@ from nightjar.engine import explain, golden
 from nightjar.engine.registry import Registry
 from nightjar.engine.trainers import SCORE, candidate_faults, trainer
 from nightjar.engine.training.evaluation import Metrics, evaluate
-from nightjar.engine.training.report import shown
+from nightjar.engine.training.report import behind, shown
 from nightjar.engine.training.rows import Opened, scratch
 from nightjar.engine.work import Work, blank_record
 
@@ -91,6 +91,8 @@ def _try(work: Work, opened: Opened, name: str, folder: Path) -> dict[str, Any]:
     facts = _facts(work, opened, name, metrics) | {"notes": notes}
     (folder / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
     work.say(f"  {name:<16} {shown(metrics, spec.gate.metric)}  ({seconds:.1f} s)")
+    if said := behind(metrics, Metrics.from_dict(opened.record.details["base_rate"])):
+        work.say(f"  {'':<16} {said}")
     return {
         "metrics": metrics.as_dict(),
         "seconds": round(seconds, 3),

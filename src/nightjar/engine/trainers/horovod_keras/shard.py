@@ -45,6 +45,7 @@ class Shard:
         self.reading = reading
         self.epoch = 0
         self.seconds_reading = 0.0
+        self._footers: dict[str, pq.FileMetaData] = {}  # as costly to read as a row group
 
     def batches(self) -> Iterator[Batch]:
         """`steps` batches of `batch_size` rows."""
@@ -76,8 +77,10 @@ class Shard:
             groups = [groups[i] for i in chance.permutation(len(groups))]
         columns = [f"x{i}" for i in range(self.numeric + self.categorical)] + ["label", "weight"]
         for path, place, _ in groups:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                table = file.read_row_group(place, columns=columns)
+            footer = self._footers.get(path)
+            with pq.ParquetFile(path, metadata=footer, page_checksum_verification=True) as file:
+                self._footers[path] = file.metadata
+                table = file.read_row_group(place, columns=columns, use_threads=False)
             rows = np.column_stack([table.column(name).to_numpy() for name in columns])
             rows = rows.astype(np.float32, copy=False)
             yield rows if chance is None else rows[chance.permutation(len(rows))]
