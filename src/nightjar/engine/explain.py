@@ -19,7 +19,7 @@ from nightjar.core.errors import NotThereYet
 from nightjar.core.pipeline import Features
 from nightjar.core.plan import reason_columns
 from nightjar.engine.registry import RegisteredModel
-from nightjar.engine.trainers import SCORE, Trainer
+from nightjar.engine.trainers import SCORE, Trainer, likeliest
 
 TYPICAL = "typical"
 _AS_IS = -1
@@ -89,11 +89,10 @@ def with_reasons(
     values = F.array(*[F.col(f"_row.{n}").cast("string") for n in features])
 
     is_list = dict(scored.dtypes)[SCORE].startswith("array")
-    likeliest = F.array_position(SCORE, F.array_max(SCORE)) - 1
 
     def told(score: Column) -> Column:
         """What a score says: of several classes, how probable the likeliest one is."""
-        return F.get(score, likeliest.cast("int")) if is_list else score
+        return F.get(score, likeliest(SCORE)) if is_list else score
 
     def effect(other: Column) -> Column:
         moved = told(F.col(SCORE)) - told(other["score"])

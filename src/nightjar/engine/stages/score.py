@@ -18,7 +18,7 @@ from nightjar.engine.layout import compact
 from nightjar.engine.quality.types import typed_schema
 from nightjar.engine.registry import Registry
 from nightjar.engine.stages.features import ROWS
-from nightjar.engine.trainers import SCORE, trainer
+from nightjar.engine.trainers import SCORE, likeliest, trainer
 from nightjar.engine.work import Work, blank_record
 
 SCORES = "scores"
@@ -85,8 +85,8 @@ def as_published(plan: Plan, scored: DataFrame, model: str) -> DataFrame:
     publish, classes = plan.spec.publish, plan.spec.label.classes
     made = {publish.score: F.col(SCORE), MODEL_VERSION: F.lit(model)}
     if classes:
-        likeliest = F.array_position(SCORE, F.array_max(SCORE)).cast("int")
-        made[publish.score] = F.element_at(F.array(*[F.lit(name) for name in classes]), likeliest)
+        names = F.array(*[F.lit(name) for name in classes])
+        made[publish.score] = F.get(names, likeliest(SCORE))
         made[probability_column(publish)] = F.array_max(SCORE)
     columns = [
         made.get(f.name, F.col(f.name)).cast(f.dataType).alias(f.name)

@@ -28,6 +28,12 @@ TRAINERS = {
     "horovod_keras": "nightjar.engine.trainers.horovod_keras",
 }
 
+
+def likeliest(scores: str) -> Column:
+    """The place (from 0) of the likeliest class in a column of lists; of equal ones the first."""
+    return (F.array_position(scores, F.array_max(scores)) - 1).cast("int")
+
+
 Wrong = tuple[Location, str, str]
 
 

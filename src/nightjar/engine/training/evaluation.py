@@ -21,6 +21,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from nightjar.core.pipeline import Label
+from nightjar.engine.trainers import likeliest
 
 BINS = 10_000
 RESAMPLES = 200
@@ -206,8 +207,7 @@ def _calibration(counts: Counts, p: NDArray[Any]) -> tuple[tuple[float, ...], ..
 
 def _class_keys(rows: DataFrame) -> tuple[DataFrame, list[str]]:
     """A row for each class: its place, its binned probability, is it true, is it the likeliest."""
-    likeliest = F.array_position("_score", F.array_max("_score")) - 1
-    exploded = rows.withColumn("_likeliest", likeliest).select(
+    exploded = rows.withColumn("_likeliest", likeliest("_score")).select(
         "*", F.posexplode("_score").alias("_class", "_p")
     )
     keyed = exploded.select(
