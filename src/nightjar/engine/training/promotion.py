@@ -128,5 +128,6 @@ def _draw(
         f"{spec.name}, trained as of {as_of}: {metrics[best].rows:,} test rows "
         f"from {opened.test_from[:10]}"
     )
-    draw_training(path, title, spec.label, spec.gate, metrics, slices, best, champion)
+    base_rate = Metrics.from_dict(opened.record.details["base_rate"])
+    draw_training(path, title, spec.label, spec.gate, metrics, slices, best, base_rate, champion)
     return path

@@ -50,13 +50,14 @@ def draw_training(
     metrics: Mapping[str, Metrics],
     slices: Mapping[str, Mapping[str, Metrics]],
     best: str,
+    base_rate: Metrics,
     champion: tuple[str, Metrics] | None,
 ) -> None:
     """Write a PNG: the gate's metric with its interval, what the scores are worth, and the slices.
 
     `metrics` is by candidate; `slices` those of `best`, by slice and value. Slices are left out as
-    the gate leaves them out. `champion` is the standing one's name and its metrics on the same
-    rows, where it was compared.
+    the gate leaves them out. `base_rate` has the metrics of one answer for all rows; `champion` is
+    the standing one's name and its metrics on the same rows, where it was compared.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ def draw_training(
     quality, worth, parts = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
     figure.suptitle(title)
     colours = {name: f"C{i}" for i, name in enumerate(metrics)}
-    _quality(quality, metrics, gate, colours, champion)
+    _quality(quality, metrics, gate, colours, base_rate, champion)
     if label.kind == "binary":
         _calibration(worth, metrics, colours)
     elif label.kind == "multiclass":
@@ -83,6 +84,7 @@ def _quality(
     metrics: Mapping[str, Metrics],
     gate: Gate,
     colours: Mapping[str, str],
+    base_rate: Metrics,
     champion: tuple[str, Metrics] | None,
 ) -> None:
     name = gate.metric
@@ -92,8 +94,7 @@ def _quality(
         around = [[max(0.0, at - low)], [max(0.0, high - at)]]
         axes.errorbar(at, i, xerr=around, fmt="o", capsize=4, color=colours[candidate])
         axes.annotate(f"{at:.4f}", (at, i), xytext=(0, 9), ha="center", textcoords="offset points")
-    if name == "roc_auc":
-        axes.axvline(0.5, color="grey", linestyle=":", label="no skill")
+    axes.axvline(base_rate[name], color="grey", linestyle=":", label="base rate")
     axes.axvline(gate.bound, color=BOUND, linestyle="--", label=f"gate {gate.bound:g}")
     if champion is not None:
         label, found = champion
