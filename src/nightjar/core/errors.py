@@ -272,8 +272,8 @@ def near(name: str, known: Iterable[str]) -> str:
     'known: a, b'
     """
     names = sorted(set(known))
-    folded = {known_name.casefold(): known_name for known_name in names}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    close = [n for n in names if n.casefold() == name.casefold()]
+    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
-        return f"did you mean '{folded[close[0]]}'?"
+        return f"did you mean '{close[0]}'?"
     return "known: " + ", ".join(names) if names else "none is known"
