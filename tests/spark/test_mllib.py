@@ -10,6 +10,7 @@ from pyspark.ml.feature import ImputerModel
 from pyspark.sql import DataFrame, SparkSession
 from tests.conformance.candidates import LABELS
 
+from nightjar.core.errors import TrainingRefused
 from nightjar.core.pipeline import Features, MllibCandidate
 from nightjar.engine.trainers import SCORE, TrainingSet, mllib
 
@@ -162,3 +163,9 @@ def test_a_missing_number_is_the_median_of_the_training_rows(
     pair = spark.createDataFrame([(1, None, 1.0, "a"), (2, medians["n"], 1.0, "a")], schema)
     missing, filled = scores(mllib.score(model, pair))
     assert missing == filled
+
+
+def test_parameters_that_the_rows_do_not_fit_are_refused(rows: DataFrame) -> None:
+    given = candidate("DecisionTreeClassifier", params={"maxBins": 2}, categorical="index")
+    with pytest.raises(TrainingRefused, match=r"(?s)DecisionTreeClassifier.*maxBins.*: n, m, c\)"):
+        mllib.fit(training(rows), given)

@@ -280,7 +280,7 @@ def test_a_training_that_broke_off_goes_on(two: Any, monkeypatch: pytest.MonkeyP
                 "params": {"regParam": -1},
             },
             UsageError,
-            "LogisticRegression: parameter regParam given invalid value -1.0: .*>= 0",
+            "candidate 'wrong': LogisticRegression: parameter regParam given .*-1.0: .*>= 0",
         ),
     ],
 )

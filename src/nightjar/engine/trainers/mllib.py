@@ -26,7 +26,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nightjar.core.documents import Location
-from nightjar.core.errors import UntrustedModel, UsageError, near
+from nightjar.core.errors import TrainingRefused, UntrustedModel, UsageError, near
 from nightjar.core.pipeline import Features, Label, MllibCandidate
 from nightjar.engine.trainers import SCORE, TrainingSet, Wrong
 
@@ -108,7 +108,14 @@ def fit(training: TrainingSet, candidate: MllibCandidate) -> PipelineModel:
     if candidate.standardize:
         stages.append(StandardScaler(inputCol=assembled, outputCol="_features"))
     stages.append(estimator)
-    return Pipeline(stages=stages).fit(training.rows)
+    try:
+        return Pipeline(stages=stages).fit(training.rows)
+    except IllegalArgumentException as error:  # parameters that these rows do not fit
+        said = str(error).splitlines()[0].removeprefix("requirement failed: ")
+        names = ", ".join([*features.numeric, *features.categorical])
+        raise TrainingRefused(
+            f"{cls.__name__} cannot learn these rows: {said} (features, the first is 0: {names})"
+        ) from error
 
 
 def score(model: PipelineModel, rows: DataFrame) -> DataFrame:

@@ -18,7 +18,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nightjar.core.errors import NotThereYet, TrainingRefused
+from nightjar.core.errors import NotThereYet, TrainingRefused, UsageError
 from nightjar.core.records import Record
 from nightjar.engine import explain, features
 from nightjar.engine.lake import read_folder
@@ -147,8 +147,11 @@ class _Preparation:
 
     def run(self, pending: Sequence[date], attempt: str) -> dict[date, Record]:
         work = self.work
-        for candidate in self.spec.candidates.values():  # before any work is done for them
-            trainer(candidate.trainer).require(work.spark, candidate)
+        for name, candidate in self.spec.candidates.items():  # before any work is done for them
+            try:
+                trainer(candidate.trainer).require(work.spark, candidate)
+            except UsageError as error:
+                raise UsageError(f"candidate '{name}': {error.message}") from error
         # Makes what is missing of the registry's books, before candidates write there side by side.
         Registry(work.project, self.spec.name).experiment()
         work.say(
