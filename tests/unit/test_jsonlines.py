@@ -104,13 +104,22 @@ def test_files_that_are_refused(tmp_path: Path, content: bytes, kind: type[Night
         read(path, limits={"record": "1 MiB"})
 
 
+def test_private_characters_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"a": "\U0010f000\U0010feff"}\n{"a": "\U0010ff00"}\n', encoding="utf-8")
+    rows, _ = read(path)
+    assert rows == {1: ("\U0010f000\U0010feff", None), 2: "is no text of the file's encoding"}
+
+
 def test_utf_16(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text('{"a": "é"}\n', encoding="utf-16")
     assert read(path)[0] == {1: ("é", None)}
 
 
-VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+# Of the last private characters, each says that a byte was no text.
+TEXT = st.text(st.characters(max_codepoint=0x10FEFF, exclude_categories=["Cs"]))
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
 
 
 @settings(

@@ -20,7 +20,7 @@ from nightjar.core.contract import Contract
 from nightjar.core.errors import EmptyInput, OversizedInput
 from nightjar.core.pipeline import Source
 from nightjar.engine.delivered import FileFacts, Item, Records, Unparsable
-from nightjar.engine.textfile import MARKS, TextFile, shown, unreadable, visible
+from nightjar.engine.textfile import MARKS, NO_TEXT, TextFile, shown, unreadable, visible
 
 BATCH = 10_000
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -113,7 +113,7 @@ def _lines(text: TextFile, longest: int) -> Iterator[bytes]:
 
 
 def _values(line: bytes, decoder: json.JSONDecoder, names: Sequence[str]) -> list[str | None]:
-    if MARKS.search(line):
+    if MARKS.search(line) and (b"\0" in line or NO_TEXT.search(line.decode())):
         raise _Refused("holds a NUL" if b"\0" in line else "is no text of the file's encoding")
     text = line.decode().strip(" \t")
     try:
