@@ -113,8 +113,11 @@ def _lines(text: TextFile, longest: int) -> Iterator[bytes]:
 
 
 def _values(line: bytes, decoder: json.JSONDecoder, names: Sequence[str]) -> list[str | None]:
-    if MARKS.search(line) and (b"\0" in line or NO_TEXT.search(line.decode())):
-        raise _Refused("holds a NUL" if b"\0" in line else "is no text of the file's encoding")
+    if MARKS.search(line):
+        if b"\0" in line:
+            raise _Refused("holds a NUL")
+        if NO_TEXT.search(line.decode()):
+            raise _Refused("is no text of the file's encoding")
     text = line.decode().strip(" \t")
     try:
         record = decoder.decode(text)

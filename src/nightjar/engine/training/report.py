@@ -30,16 +30,16 @@ def shown(metrics: Metrics, first: str) -> str:
 def behind(metrics: Metrics, base_rate: Metrics) -> str:
     """Says by which metrics a model is worse than, or like, one answer for all rows; else empty."""
     names = [
-        name
-        for name in metrics.values.keys() & METRIC_NAMES.keys()
-        if (
+        shown_as
+        for name, shown_as in METRIC_NAMES.items()
+        if name in metrics.values
+        and (
             metrics[name] <= base_rate[name]
             if name in LARGER_IS_BETTER
             else metrics[name] >= base_rate[name]
         )
     ]
-    told = ", ".join(METRIC_NAMES[name] for name in METRIC_NAMES if name in names)
-    return f"no better than the base rate by {told}" if told else ""
+    return f"no better than the base rate by {', '.join(names)}" if names else ""
 
 
 def draw_training(
