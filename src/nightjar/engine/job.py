@@ -47,7 +47,7 @@ def run_given(do: Callable[[Work], object], given: argparse.Namespace) -> None:
         last = parse_ds(given.to) if given.to else first
         project = Project.find(given.project, given.warehouse)
         plan = load_plan(project, given.pipeline)
-        chosen = _known("source", given.source, plan.spec.sources)
+        chosen = _known_sources(given.source, plan.spec.sources)
         if given.candidate:
             plan = plan.with_candidates(given.candidate)
         nights = nights_between(first, last)
@@ -60,11 +60,11 @@ def run_given(do: Callable[[Work], object], given: argparse.Namespace) -> None:
         sys.exit(error.exit_status)
 
 
-def _known(kind: str, given: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+def _known_sources(given: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     """The names that were given, each once; refuses one that is not known."""
     for name in given:
         if name not in known:
-            raise UsageError(f"no {kind} is called {name!r}; {near(name, known)}", found=name)
+            raise UsageError(f"no source is called {name!r}; {near(name, known)}", found=name)
     return tuple(dict.fromkeys(given))
 
 
